@@ -1,0 +1,44 @@
+"""Writing files so that nothing half-written is ever left under the final name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from deeplabzoo.errors import OutputError
+
+
+def check_output(path: Path, *, force: bool = False) -> None:
+    """Raise `OutputError` where `path` can't become an output: it exists (without `force`), or its folder does not."""
+    if path.is_dir():
+        raise OutputError(f"output {path} is a folder; give the name of a file")
+    if path.exists() and not force:
+        raise OutputError(f"output {path} exists; give another name, or --force to replace it")
+    if not path.parent.is_dir():
+        raise OutputError(f"output {path}: there is no folder {path.parent}; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"output {path}: folder {path.parent} can't be written; choose another")
+
+
+@contextlib.contextmanager
+def beside_then_rename(path: Path) -> Iterator[Path]:
+    """Yield a path in the same folder to write to; on success it replaces `path`, on any failure it is removed.
+
+    The temporary name keeps the suffixes of `path`, because some writers choose the format by them.
+
+    Raises:
+        OutputError: the file can't be written (full disk, no permission).
+    """
+    beside = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    try:
+        yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise OutputError(f"output {path} can't be written: {error.strerror or error}") from error
+    finally:
+        beside.unlink(missing_ok=True)
