@@ -1,0 +1,1 @@
+"""PyTorch: a tree of `torch.nn.Module`s whose `state_dict()` keys are the canonical names."""

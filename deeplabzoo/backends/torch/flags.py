@@ -1,0 +1,19 @@
+"""What the PyTorch backend is and can do, as data, readable without importing PyTorch."""
+
+MODULES = ("torch",)
+"""Modules that must be importable."""
+
+DISTRIBUTIONS = ("torch",)
+"""Installed distributions whose versions are worth telling."""
+
+EXTRA = "torch"
+"""`pip install deeplabzoo[EXTRA]`."""
+
+CLASHES = ("paddle", "tensorflow")
+"""Modules that must not live in the same process: their native libraries crash one another."""
+
+FLOAT64 = True
+DYNAMIC_SIZE = True
+GPU = True
+COMPILE = True
+WEIGHTS_SUFFIX = ".pth"

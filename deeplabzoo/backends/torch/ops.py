@@ -1,0 +1,155 @@
+"""One PyTorch layer for each op; stock layers wherever PyTorch has the op's exact meaning."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deeplabzoo.core import ops
+
+
+def make_layer(op: ops.Op) -> nn.Module:
+    """The native layer of an op; it takes the op's inputs in order.
+
+    Raises:
+        TypeError: an op that no backend should meet (`Input`).
+    """
+    match op:
+        case ops.Conv2d():
+            return _conv(op)
+        case ops.BatchNorm():
+            return nn.BatchNorm2d(op.channels, eps=op.epsilon, momentum=1 - op.momentum)
+        case ops.Activation(function="relu"):
+            return nn.ReLU()
+        case ops.Activation(function="relu6"):
+            return nn.ReLU6()
+        case ops.Activation(function="softmax"):
+            return nn.Softmax(dim=1)
+        case ops.MaxPool():
+            return _max_pool(op)
+        case ops.GlobalAvgPool():
+            return nn.AdaptiveAvgPool2d(1)
+        case ops.Add():
+            return Add()
+        case ops.Concat():
+            return Concat()
+        case ops.Resize():
+            return Resize(op.align_corners)
+        case ops.Dropout():
+            return nn.Dropout2d(op.rate) if op.channelwise else nn.Dropout(op.rate)
+        case ops.Argmax():
+            return Argmax()
+    raise TypeError(f"no PyTorch layer for op {op.kind!r}")
+
+
+class Add(nn.Module):
+    """Sum of two tensors N, C, H, W."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """Add."""
+        return a + b
+
+
+class Concat(nn.Module):
+    """Tensors N, C, H, W one after another along C."""
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """Concatenate."""
+        return torch.cat(parts, dim=1)
+
+
+class Argmax(nn.Module):
+    """Index of the largest channel, int64 N, 1, H, W."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Argmax over the channels."""
+        return x.argmax(dim=1, keepdim=True)
+
+
+class Resize(nn.Module):
+    """Bilinear resize of the first input to the height and width of the second."""
+
+    def __init__(self, align_corners: bool) -> None:
+        super().__init__()
+        self.align_corners = align_corners
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        """Resize."""
+        if x.shape[-2:] == (1, 1):  # constant under every convention, and PyTorch's kernel is slow at this
+            return x.expand(-1, -1, target.shape[-2], target.shape[-1])
+        size = (target.shape[-2], target.shape[-1])
+        return functional.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        return f"align_corners={self.align_corners}"
+
+
+class SameConv2d(nn.Conv2d):
+    """A strided convolution with TensorFlow's `same` padding, which depends on the size of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad, then convolve."""
+        padding = _same(x, self.kernel_size[0], self.stride[0], self.dilation[0])
+        return super().forward(functional.pad(x, padding))
+
+
+class PaddedConv2d(nn.Conv2d):
+    """A convolution whose explicit padding differs between the sides."""
+
+    def __init__(self, *arguments: int, sides: tuple[int, int, int, int], **options: bool | int) -> None:
+        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        self.sides = sides
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad (left, right, top, bottom), then convolve."""
+        return super().forward(functional.pad(x, self.sides))
+
+
+class PaddedMaxPool2d(nn.MaxPool2d):
+    """Max pooling with padding that PyTorch's own layer can't express: `same`, uneven, or beyond half the window."""
+
+    def __init__(self, kernel: int, stride: int, padding: ops.Padding, ceil_mode: bool) -> None:
+        super().__init__(kernel, stride, ceil_mode=ceil_mode)
+        self.sides = padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad with minus infinity, then pool."""
+        if self.sides == "same":
+            padding = _same(x, int(self.kernel_size), int(self.stride), 1)  # type: ignore[arg-type]
+        else:
+            padding = _left_right_top_bottom(self.sides)
+        return super().forward(functional.pad(x, padding, value=float("-inf")))
+
+
+def _conv(op: ops.Conv2d) -> nn.Module:
+    arguments = (op.in_channels, op.out_channels, op.kernel, op.stride)
+    options = {"dilation": op.dilation, "groups": op.groups, "bias": op.bias}
+    if op.padding == "same":
+        return SameConv2d(*arguments, 0, **options)
+    top, bottom, left, right = op.padding
+    if top == bottom and left == right:
+        return nn.Conv2d(*arguments, padding=(top, left), **options)
+    return PaddedConv2d(*arguments, sides=_left_right_top_bottom(op.padding), **options)
+
+
+def _max_pool(op: ops.MaxPool) -> nn.Module:
+    if op.padding != "same" and len(set(op.padding)) == 1 and op.padding[0] <= op.kernel // 2:
+        return nn.MaxPool2d(op.kernel, op.stride, op.padding[0], ceil_mode=op.ceil_mode)
+    return PaddedMaxPool2d(op.kernel, op.stride, op.padding, op.ceil_mode)
+
+
+def _left_right_top_bottom(padding: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    top, bottom, left, right = padding
+    return left, right, top, bottom
+
+
+def _same(x: Tensor, kernel: int, stride: int, dilation: int) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom); the rule of `core.ops.same_padding`, written so that symbolic sizes pass through."""
+    sides: list[int] = []
+    for size in (x.shape[-1], x.shape[-2]):
+        out = (size + stride - 1) // stride
+        total = torch.sym_max((out - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+        sides += [total // 2, total - total // 2]
+    return sides[0], sides[1], sides[2], sides[3]

@@ -1,0 +1,43 @@
+"""Running a PyTorch model on numpy arrays."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def configure(device: str) -> None:
+    """Make this process compute strictly: TF32 off, deterministic kernels.
+
+    Call it in a process of its own (a worker), before the first operation.
+    """
+    if device == "gpu":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+
+
+def devices() -> tuple[str, ...]:
+    """Devices that work here: `cpu`, and `gpu` where CUDA has one."""
+    return ("cpu", "gpu") if torch.cuda.is_available() else ("cpu",)
+
+
+def device_name(device: str) -> str:
+    """What the device calls itself."""
+    return torch.cuda.get_device_name() if device == "gpu" else "CPU"
+
+
+def forward(model: nn.Module, x: np.ndarray) -> dict[str, np.ndarray]:
+    """Outputs by name, N, C, H, W, for a preprocessed image batch N, C, H, W, cast to the model's dtype."""
+    parameter = next(model.parameters())
+    image = torch.from_numpy(np.ascontiguousarray(x)).to(device=parameter.device, dtype=parameter.dtype)
+    with torch.inference_mode():
+        results = model(image)
+    if not isinstance(results, dict):
+        results = {"out": results}
+    return {name: value.cpu().numpy() for name, value in results.items()}

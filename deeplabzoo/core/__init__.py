@@ -1,0 +1,1 @@
+"""Specs, graphs and what can be said about them with numpy alone."""

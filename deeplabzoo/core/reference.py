@@ -1,0 +1,116 @@
+"""The referee: runs a graph in numpy, written to be read beside the op docstrings, not to be fast.
+
+Every backend is judged against it, not against another backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from deeplabzoo.core import ops
+from deeplabzoo.core.graph import Graph
+from deeplabzoo.core.interpolation import interpolation_matrix
+from deeplabzoo.core.weights import Weights, check_weights
+
+Array = np.ndarray[Any, Any]
+
+
+def forward(graph: Graph, weights: Weights, image: Array, *, dtype: str = "float64") -> dict[str, Array]:
+    """Outputs by name, N, C, H, W, for an image batch N, C, H, W, in inference mode.
+
+    Raises:
+        WeightsError: weights that do not fit.
+        GraphError: an image that does not fit.
+    """
+    check_weights(graph, weights)
+    graph.shapes(*image.shape[2:], batch=image.shape[0])
+    outputs = {node: name for name, node in graph.outputs}
+    last_use = {source: node.name for node in graph.nodes for source in node.inputs}
+    alive: dict[str, Array] = {}
+    results: dict[str, Array] = {}
+    for node in graph.nodes:
+        values = [alive[name] for name in node.inputs] or [image.astype(dtype)]
+        parameters = {
+            suffix: np.asarray(weights[f"{node.name}.{suffix}"]).astype(dtype) for suffix in node.op.parameters()
+        }
+        alive[node.name] = evaluate(node.op, values, parameters)
+        if node.name in outputs:
+            results[outputs[node.name]] = alive[node.name]
+        for source in node.inputs:
+            if last_use[source] == node.name:
+                alive.pop(source, None)
+    return {name: results[name] for name, _ in graph.outputs}
+
+
+def evaluate(op: ops.Op, values: Sequence[Array], parameters: dict[str, Array]) -> Array:
+    """One op on arrays N, C, H, W, as its docstring says; parameters by suffix."""
+    x = values[0]
+    match op:
+        case ops.Input() | ops.Dropout():
+            return x
+        case ops.Conv2d():
+            return _conv2d(op, x, parameters)
+        case ops.BatchNorm():
+            scale = parameters["weight"] / np.sqrt(parameters["running_var"] + op.epsilon)
+            shift = parameters["bias"] - parameters["running_mean"] * scale
+            return x * _per_channel(scale) + _per_channel(shift)
+        case ops.Activation(function="softmax"):
+            e = np.exp(x - x.max(axis=1, keepdims=True))
+            return e / e.sum(axis=1, keepdims=True)
+        case ops.Activation():
+            return np.clip(x, 0, 6 if op.function == "relu6" else None)
+        case ops.MaxPool():
+            return _max_pool(op, x)
+        case ops.GlobalAvgPool():
+            return x.mean(axis=(2, 3), keepdims=True)
+        case ops.Add():
+            return x + values[1]
+        case ops.Concat():
+            return np.concatenate(values, axis=1)
+        case ops.Resize():
+            (_, _, h, w), (_, _, target_h, target_w) = x.shape, values[1].shape
+            rows = interpolation_matrix(h, target_h, align_corners=op.align_corners).astype(x.dtype)
+            columns = interpolation_matrix(w, target_w, align_corners=op.align_corners).astype(x.dtype)
+            return rows @ x @ columns.T
+        case ops.Argmax():
+            return x.argmax(axis=1)[:, None]
+    raise TypeError(f"no reference for op {op.kind!r}")
+
+
+def _per_channel(values: Array) -> Array:
+    return values[:, None, None]
+
+
+def _conv2d(op: ops.Conv2d, x: Array, parameters: dict[str, Array]) -> Array:
+    n, out_c, out_h, out_w = op.infer([x.shape])
+    top, bottom, left, right = ops.resolve_padding(op.padding, x.shape[2:], op.kernel, op.stride, op.dilation)
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    weight, groups = parameters["weight"], op.groups
+    y = np.zeros((n, out_c, out_h, out_w), x.dtype)
+    for u in range(op.kernel):  # one matrix product a tap: little memory, and the taps stand as in the formula
+        for v in range(op.kernel):
+            tap = x[:, :, u * op.dilation :: op.stride, v * op.dilation :: op.stride][:, :, :out_h, :out_w]
+            if op.depthwise and op.out_channels == op.in_channels:
+                y += tap * _per_channel(weight[:, 0, u, v])
+                continue
+            grouped = tap.reshape(n, groups, -1, out_h * out_w)
+            kernels = weight[:, :, u, v].reshape(groups, out_c // groups, -1)
+            y += (kernels @ grouped).reshape(y.shape)
+    return y + _per_channel(parameters["bias"]) if op.bias else y
+
+
+def _max_pool(op: ops.MaxPool, x: Array) -> Array:
+    _, _, out_h, out_w = op.infer([x.shape])
+    top, bottom, left, right = ops.resolve_padding(op.padding, x.shape[2:], op.kernel, op.stride, 1)
+    # With ceil_mode the last window may hang over the padded border by less than a stride.
+    sides = ((0, 0), (0, 0), (top, bottom + op.stride), (left, right + op.stride))
+    x = np.pad(x, sides, constant_values=-np.inf)
+    taps = [
+        x[:, :, u :: op.stride, v :: op.stride][:, :, :out_h, :out_w]
+        for u in range(op.kernel)
+        for v in range(op.kernel)
+    ]
+    return np.maximum.reduce(taps)

@@ -1,0 +1,100 @@
+"""Canonical weights: numpy arrays by parameter name, convolutions O, I / groups, kH, kW.
+
+Names are node names with `.weight`, `.bias`, `.running_mean`, `.running_var`. `.num_batches_tracked` (int64) beside a
+batch norm is optional: torch layouts keep it, everything else ignores it.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+
+from deeplabzoo.core.graph import Graph
+from deeplabzoo.core.ops import BatchNorm
+from deeplabzoo.errors import WeightsError
+
+Weights = Mapping[str, np.ndarray]
+
+
+def counters(graph: Graph) -> list[str]:
+    """Names of the optional `num_batches_tracked` tensors."""
+    return [f"{node.name}.num_batches_tracked" for node in graph.nodes if isinstance(node.op, BatchNorm)]
+
+
+def check_weights(graph: Graph, weights: Weights) -> None:
+    """Every parameter of the graph must be there with its shape, and nothing else.
+
+    Raises:
+        WeightsError: lists missing, unexpected and misshapen tensors, each sorted, and names the first cause.
+    """
+    shapes = graph.parameters()
+    missing = sorted(shapes.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - shapes.keys() - set(counters(graph)))
+    wrong = [
+        f"{name} {tuple(weights[name].shape)}, expected {shape}"
+        for name, shape in sorted(shapes.items())
+        if name in weights and tuple(weights[name].shape) != shape
+    ]
+    if missing or unexpected or wrong:
+        first = missing[:1] or wrong[:1] or unexpected[:1]
+        raise WeightsError(
+            f"the weights do not fit the architecture, first {first[0]}: "
+            + "; ".join(
+                f"{len(names)} {what} ({_shorten(names)})"
+                for what, names in (("missing", missing), ("of the wrong shape", wrong), ("unexpected", unexpected))
+                if names
+            )
+        )
+
+
+def seeded_weights(
+    graph: Graph, seed: int = 0, *, statistics: Literal["fresh", "lively"] = "fresh", dtype: str = "float32"
+) -> dict[str, np.ndarray]:
+    """Random weights that depend on the seed and each name alone, so that every backend starts from the same ones.
+
+    Kernels are normal with standard deviation sqrt(2 / fan-in) (He et al. 2015), drawn in float64.
+
+    Args:
+        graph: what the weights are for.
+        seed: any non-negative integer.
+        statistics: `fresh` for training (scales and variances 1, biases and means 0), or `lively` for parity checks:
+            scales in [0.5, 1), variances in [0.5, 1.5), biases and means normal * 0.1, so that a swap would show.
+        dtype: of the arrays.
+
+    Raises:
+        WeightsError: a negative seed.
+    """
+    if seed < 0:
+        raise WeightsError(f"seed {seed}: expected a whole number of at least 0")
+    weights = {}
+    for node in graph.nodes:
+        for name, shape in node.parameters().items():
+            random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            weights[name] = _draw(
+                random, name.rsplit(".", 1)[1], shape, isinstance(node.op, BatchNorm), statistics == "lively"
+            ).astype(dtype)
+    return weights
+
+
+def classifier_names(graph: Graph) -> list[str]:
+    """Parameters whose shape follows the number of classes: the classifier's and the auxiliary classifier's."""
+    return [name for name in graph.parameters() if name.startswith(("classifier.conv.", "aux.classifier."))]
+
+
+def _draw(
+    random: np.random.Generator, suffix: str, shape: tuple[int, ...], norm: bool, lively: bool
+) -> np.ndarray:
+    if suffix == "weight" and not norm:
+        return random.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))
+    if suffix in ("weight", "running_var"):
+        high = 1.0 if suffix == "weight" else 1.5
+        return random.uniform(0.5, high, shape) if lively else np.ones(shape)
+    return random.standard_normal(shape) * 0.1 if lively else np.zeros(shape)
+
+
+def _shorten(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
