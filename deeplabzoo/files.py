@@ -37,7 +37,7 @@ def beside_then_rename(path: Path) -> Iterator[Path]:
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(beside, path)
+        beside.replace(path)
     except OSError as error:
         raise OutputError(f"output {path} can't be written: {error.strerror or error}") from error
     finally:

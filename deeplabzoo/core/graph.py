@@ -217,9 +217,7 @@ class GraphBuilder:
 
     def batch_norm(self, name: str, x: str, *, epsilon: float, momentum: float) -> str:
         """Batch normalisation; epsilon and momentum are rounded to float32."""
-        op = ops.BatchNorm(
-            channels=self.channels(x), epsilon=float32_exact(epsilon), momentum=float32_exact(momentum)
-        )
+        op = ops.BatchNorm(channels=self.channels(x), epsilon=float32_exact(epsilon), momentum=float32_exact(momentum))
         return self._add(name, op, (x,), self.channels(x))
 
     def apply(self, name: str, op: Op, *inputs: str) -> str:

@@ -38,7 +38,9 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[in
     return total // 2, total - total // 2
 
 
-def resolve_padding(padding: Padding, size: tuple[int, int], kernel: int, stride: int, dilation: int) -> tuple[int, ...]:
+def resolve_padding(
+    padding: Padding, size: tuple[int, int], kernel: int, stride: int, dilation: int
+) -> tuple[int, ...]:
     """Explicit (top, bottom, left, right) of `padding` for an input of `size` (height, width)."""
     if padding == "same":
         return (*same_padding(size[0], kernel, stride, dilation), *same_padding(size[1], kernel, stride, dilation))

@@ -49,9 +49,7 @@ def groups(graph: Graph) -> dict[str, Group]:
         for depth in range(len(parts)):
             members.setdefault(".".join(parts[:depth]), []).append(node.name)
     interfaces = {name: _interface(graph, name, nodes) for name, nodes in members.items()}
-    return {
-        name: Group(name, *interfaces[name], _steps(graph, name, members[name], interfaces)) for name in members
-    }
+    return {name: Group(name, *interfaces[name], _steps(graph, name, members[name], interfaces)) for name in members}
 
 
 def _interface(graph: Graph, name: str, nodes: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:

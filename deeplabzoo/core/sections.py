@@ -123,7 +123,9 @@ class DecoderSpec(Section):
         check_int("decoder.channels", self.channels)
         check_bool("decoder.bias", self.bias)
         if not isinstance(self.dropout, tuple) or (self.dropout and len(self.dropout) != self.convs):
-            raise SpecError(f"decoder.dropout = {self.dropout!r}: expected none or {self.convs} rates, one a convolution")
+            raise SpecError(
+                f"decoder.dropout = {self.dropout!r}: expected none or {self.convs} rates, one a convolution"
+            )
         for rate in self.dropout:
             check_number("decoder.dropout", rate, 0, 1)
         check_bool("decoder.dropout_channels", self.dropout_channels)

@@ -58,9 +58,9 @@ class ArchSpec(Section):
     num_classes: int
     aspp: ASPPSpec
     decoder: DecoderSpec | None = None
-    classifier: ClassifierSpec = ClassifierSpec()
+    classifier: ClassifierSpec = ClassifierSpec()  # noqa: RUF009 - frozen
     aux: AuxSpec | None = None
-    output: OutputSpec = OutputSpec()
+    output: OutputSpec = OutputSpec()  # noqa: RUF009 - frozen
     in_channels: int = 3
 
     def validate(self) -> None:
@@ -211,7 +211,9 @@ def _tables(backbone: str | Mapping[str, Any] | BackboneSpec, options: dict[str,
     """Take the sections and the short names out of `options`."""
     if isinstance(backbone, BackboneSpec):
         backbone = backbone.to_dict()
-    tables: dict[str, dict[str, Any]] = {"backbone": {"name": backbone} if isinstance(backbone, str) else dict(backbone)}
+    tables: dict[str, dict[str, Any]] = {
+        "backbone": {"name": backbone} if isinstance(backbone, str) else dict(backbone)
+    }
     for section in ("aspp", "decoder", "classifier", "output"):
         given = options.pop(section, {})
         given = given.to_dict() if isinstance(given, Section) else given
@@ -227,17 +229,23 @@ def _tables(backbone: str | Mapping[str, Any] | BackboneSpec, options: dict[str,
     return tables
 
 
-def read_spec(path: Path) -> ArchSpec:
-    """The spec in a TOML or JSON file (by suffix; TOML otherwise).
+def read_spec(path: Path) -> tuple[ArchSpec, dict[str, Any]]:
+    """The spec in a TOML or JSON file (by suffix; TOML otherwise), and the table `deeplabzoo` that may stand beside it.
 
     Raises:
         SpecError: a file that is missing or unreadable, or a wrong field; the file is named.
     """
     try:
         text = path.read_text(encoding="utf-8")
+        data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"spec {path} can't be read: {getattr(error, 'strerror', None) or error}") from None
+    except ValueError as error:
+        raise SpecError(f"spec {path} is not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
+    check_table(f"spec {path}", data)
+    extra = data.pop("deeplabzoo", {})
+    check_table(f"spec {path}: deeplabzoo", extra)
     try:
-        return ArchSpec.from_json(text) if path.suffix == ".json" else ArchSpec.from_toml(text)
+        return ArchSpec.from_dict(data), dict(extra)
     except SpecError as error:
         raise SpecError(f"spec {path}: {error}") from None

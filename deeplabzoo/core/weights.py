@@ -85,9 +85,7 @@ def classifier_names(graph: Graph) -> list[str]:
     return [name for name in graph.parameters() if name.startswith(("classifier.conv.", "aux.classifier."))]
 
 
-def _draw(
-    random: np.random.Generator, suffix: str, shape: tuple[int, ...], norm: bool, lively: bool
-) -> np.ndarray:
+def _draw(random: np.random.Generator, suffix: str, shape: tuple[int, ...], norm: bool, lively: bool) -> np.ndarray:
     if suffix == "weight" and not norm:
         return random.standard_normal(shape) * math.sqrt(2 / math.prod(shape[1:]))
     if suffix in ("weight", "running_var"):

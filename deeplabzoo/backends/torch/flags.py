@@ -9,9 +9,6 @@ DISTRIBUTIONS = ("torch",)
 EXTRA = "torch"
 """`pip install deeplabzoo[EXTRA]`."""
 
-CLASHES = ("paddle", "tensorflow")
-"""Modules that must not live in the same process: their native libraries crash one another."""
-
 FLOAT64 = True
 DYNAMIC_SIZE = True
 GPU = True

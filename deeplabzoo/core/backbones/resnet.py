@@ -114,7 +114,5 @@ class ResNet(BackboneSpec):
         self, builder: GraphBuilder, conv: str, bn: str, x: str, channels: int, kernel: int, stride: int, dilation: int
     ) -> str:
         same = self.padding == "same" and stride > 1 and kernel > 1  # at stride 1 both rules are equal
-        x = builder.conv(
-            conv, x, channels, kernel, stride=stride, dilation=dilation, padding="same" if same else None
-        )
+        x = builder.conv(conv, x, channels, kernel, stride=stride, dilation=dilation, padding="same" if same else None)
         return builder.batch_norm(bn, x, epsilon=self.epsilon, momentum=self.momentum)

@@ -1,0 +1,5 @@
+"""`python -m deeplabzoo`."""
+
+from deeplabzoo.cli import main
+
+main()

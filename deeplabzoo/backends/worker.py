@@ -1,0 +1,168 @@
+"""A backend in a process of its own, spoken to with numpy arrays.
+
+The process may run another Python interpreter, so that each framework can live in an environment of its own. It dies
+loudly, with the framework's own last lines, and a call never outlasts its time limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+
+from deeplabzoo.backends import Backend, resolve, wire
+from deeplabzoo.core.graph import Graph
+from deeplabzoo.errors import BackendError, WorkerError
+
+TIME_LIMIT = 900.0
+"""Seconds a single call may take before the worker is ended."""
+
+# Loads this very package in the other interpreter without putting its folder on the path, which would bring the rest
+# of our site-packages along.
+_BOOTSTRAP = """
+import importlib.util, sys
+home = sys.argv[1]
+spec = importlib.util.spec_from_file_location("deeplabzoo", home + "/__init__.py", submodule_search_locations=[home])
+module = importlib.util.module_from_spec(spec)
+sys.modules["deeplabzoo"] = module
+spec.loader.exec_module(module)
+from deeplabzoo.backends.worker_main import main
+main(sys.argv[2], sys.argv[3])
+"""
+
+
+class Worker:
+    """A running worker; use it as a context manager, or call `close`.
+
+    Args:
+        backend: name such as `paddle` or `keras/jax`.
+        device: `cpu`, or `gpu` for strict float32 on a GPU.
+        python: interpreter to run; this one by default.
+        time_limit: seconds a single call may take.
+
+    Raises:
+        BackendError: the backend is unknown, not installed, or has no such device.
+        WorkerError: the process died while starting.
+    """
+
+    def __init__(
+        self, backend: str, *, device: str = "cpu", python: str | None = None, time_limit: float = TIME_LIMIT
+    ) -> None:
+        self.backend: Backend = resolve(backend)
+        self.device, self.time_limit = device, time_limit
+        if python is None:
+            self.backend.require()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = self._start(python or sys.executable)
+        self._answers: queue.Queue[tuple[dict[str, Any], dict[str, np.ndarray]] | None] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        try:
+            header, _ = self._ask({"call": "hello"})
+        except BaseException:
+            self.close()
+            raise
+        self.versions: dict[str, str] = header["versions"]
+        self.device_name: str = header["device_name"]
+
+    def load(self, graph: Graph, weights: Mapping[str, np.ndarray], *, dtype: str = "float32") -> None:
+        """Build the native model of `graph` in the worker and fill in canonical weights."""
+        self._ask({"call": "load", "graph": graph.to_json(), "dtype": dtype}, weights)
+
+    def forward(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """Outputs by name, N, C, H, W, for a preprocessed image batch N, C, H, W, in inference mode."""
+        return self._ask({"call": "forward"}, {"x": x})[1]
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, python: str) -> subprocess.Popen[bytes]:
+        home = Path(__file__).parents[1]
+        environment = {
+            **os.environ,
+            "KERAS_BACKEND": self.backend.engine,
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            "PYTHONWARNINGS": "ignore",  # a framework's own deprecation notes are not this program's output
+        }
+        if self.device == "cpu":
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        try:
+            # -P keeps the current folder, which may hold anything named `torch`, off the path.
+            return subprocess.Popen(  # noqa: S603 - the interpreter is the caller's own choice
+                [python, "-P", "-c", _BOOTSTRAP, str(home), self.backend.name, self.device],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._log,
+                env=environment,
+            )
+        except OSError as error:
+            self._log.close()
+            raise BackendError(f"worker for {self.backend.name}: {python} can't be run: {error.strerror}") from None
+
+    def _listen(self) -> None:
+        stream = self._process.stdout
+        with contextlib.suppress(EOFError, OSError, ValueError):
+            while True:
+                self._answers.put(wire.receive(_binary(stream)))
+        self._answers.put(None)
+
+    def _ask(
+        self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        with contextlib.suppress(BrokenPipeError):  # a dead worker is told of below, with its last words
+            wire.send(_binary(self._process.stdin), header, arrays)
+        try:
+            answer = self._answers.get(timeout=self.time_limit)
+        except queue.Empty:
+            self._process.kill()
+            raise WorkerError(
+                f"worker for {self.backend.name} gave no answer to {header['call']!r} in {self.time_limit:g} s and was "
+                f"ended{self._last_lines()}"
+            ) from None
+        if answer is None:
+            code = self._process.wait()
+            raise WorkerError(
+                f"worker for {self.backend.name} died with status {code} during {header['call']!r}{self._last_lines()}"
+            )
+        if "error" in answer[0]:
+            kind = BackendError if answer[0].get("backend") else WorkerError
+            raise kind(f"{self.backend.name}: {answer[0]['error']}")
+        return answer
+
+    def _last_lines(self, most: int = 5) -> str:
+        self._log.seek(0)
+        lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        return "; its last lines: " + " | ".join(lines[-most:]) if lines else "; it said nothing"
+
+
+def _binary(stream: Any) -> BinaryIO:
+    if stream is None:
+        raise WorkerError("the worker has no pipe")
+    return stream  # type: ignore[no-any-return]

@@ -1,0 +1,58 @@
+"""The command line. Data on stdout, messages on stderr, exit 2 for wrong use and 1 for a failure."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from deeplabzoo._version import __version__
+from deeplabzoo.errors import DeepLabZooError
+
+COMMANDS = {
+    "backends": "What is installed here: versions, devices, abilities.",
+    "build": "Build a native model, print what it is, save it.",
+    "convert": "Convert a checkpoint between frameworks and layouts.",
+    "demo": "Run the main job end to end and draw it.",
+    "evaluate": "Score a model on photos with true labels.",
+    "info": "Layers, cost and sight of a model.",
+    "inspect": "Tell format, layout and architecture of a file.",
+    "list": "Named models and their published weights.",
+    "parity": "Prove that backends compute the same.",
+    "predict": "Label every pixel of photos.",
+}
+
+
+class _Lazy(click.Group):
+    """Loads a command's module when the command is called, so that `--help` costs next to nothing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"deeplabzoo.cli.{cmd_name}_command").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DeepLabZooError as error:
+            failure = click.ClickException(" ".join(str(error).split()))
+            failure.exit_code = error.exit_code
+            raise failure from None
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="deeplabzoo")
+def main() -> None:
+    """DeepLab described once, native in PyTorch, Paddle and Keras.
+
+    Start with `deeplabzoo build --backend torch --arch v3plus`, or `deeplabzoo demo`.
+    """

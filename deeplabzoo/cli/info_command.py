@@ -1,0 +1,111 @@
+"""`deeplabzoo info`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from deeplabzoo.cli.common import SIZE, json_option, print_json, print_table
+
+
+@click.command("info")
+@click.argument("model")
+@click.option("--backbone", help="Backbone, where MODEL is an architecture.")
+@click.option("--output-stride", type=int, help="8, 16 or 32.")
+@click.option("--size", type=SIZE, default="513x513", show_default=True, help="Image size to speak of.")
+@click.option("--layers", is_flag=True, help="List every layer.")
+@click.option("--toml", "as_toml", is_flag=True, help="Print the spec as TOML, ready to edit for --spec.")
+@json_option
+def command(
+    model: str,
+    backbone: str | None,
+    output_stride: int | None,
+    size: tuple[int, int],
+    layers: bool,
+    as_toml: bool,
+    as_json: bool,
+) -> None:
+    """Layers, parameters, multiply-adds, receptive field and live taps of MODEL.
+
+    MODEL is an architecture (v3, v3plus), a preset of `deeplabzoo list`, a weights file or a spec file.
+    """
+    from deeplabzoo.core import analysis
+    from deeplabzoo.core.architectures import build_graph
+
+    spec = _spec(model, backbone, output_stride)
+    graph = build_graph(spec)
+    if as_toml:
+        click.echo(spec.to_toml(), nl=False)
+        return
+    taps = analysis.live_taps(graph, *size)
+    backbone_out = graph.by_name["aspp.fusion.conv"]
+    features = _deepest(graph)
+    data: dict[str, Any] = {
+        "model": spec.title,
+        "spec": spec.to_dict(),
+        "graph_sha256": graph.digest(),
+        "size": list(size),
+        "layers": len(graph.nodes) - 1,
+        "parameters": analysis.parameter_count(graph),
+        "multiply_adds": analysis.multiply_adds(graph, *size),
+        "receptive_field_backbone": analysis.receptive_field(graph, features),
+        "receptive_field_aspp": analysis.receptive_field(graph, backbone_out.inputs[0]),
+        "atrous_kernels": len(taps),
+        "atrous_kernels_all_live": sum(t.live == t.total for t in taps),
+        "smallest_size_all_live": analysis.smallest_live_size(graph, spec.output_stride),
+        "outputs": {name: list(graph.shapes(*size)[node]) for name, node in graph.outputs},
+    }
+    if as_json:
+        if layers:
+            data["nodes"] = graph.to_dict()["nodes"]
+        print_json(data)
+        return
+    click.echo(f"model             {spec.title}, stride {spec.output_stride}, {spec.num_classes} classes")
+    click.echo(f"layers            {data['layers']}")
+    click.echo(f"parameters        {data['parameters']:,}")
+    click.echo(f"multiply-adds     {data['multiply_adds'] / 1e9:.2f} G at {size[0]}x{size[1]}")
+    click.echo(
+        f"receptive field   {data['receptive_field_backbone']} px (backbone), {data['receptive_field_aspp']} px (ASPP, "
+        "image pooling aside)"
+    )
+    click.echo(
+        f"atrous kernels    {len(taps)}, with every tap live at {size[0]}x{size[1]}: {data['atrous_kernels_all_live']}; "
+        f"all of them from {data['smallest_size_all_live']} px on"
+    )
+    for name, shape in data["outputs"].items():
+        click.echo(f"output {name:10} {'x'.join(map(str, shape))}")
+    if layers:
+        click.echo()
+        print_table(graph.rows(*size), ("layer", "op", "attributes", "output"))
+
+
+def _spec(model: str, backbone: str | None, output_stride: int | None) -> Any:
+    from pathlib import Path
+
+    from deeplabzoo.core.spec import ARCHITECTURES, read_spec
+    from deeplabzoo.errors import SpecError, near_match
+    from deeplabzoo.models import canonical_model
+    from deeplabzoo.zoo.models import PRESETS, PUBLISHED, changed, named_spec
+
+    given = {"backbone": backbone, "output_stride": output_stride}
+    options = {name: value for name, value in given.items() if value is not None}
+    if model in ARCHITECTURES or model in PRESETS:
+        return named_spec(model, **options)
+    if model in PUBLISHED:
+        return named_spec(PUBLISHED[model].preset, **options)
+    path = Path(model)
+    if path.suffix in (".toml", ".json") and path.is_file():
+        return changed(read_spec(path)[0], options)
+    if path.exists() or path.suffix or "/" in model:
+        return canonical_model(weights=path, **options)[0].spec
+    names = [*ARCHITECTURES, *PRESETS, *PUBLISHED]
+    raise SpecError(
+        f"{model!r} is neither a model nor a file: expected one of {', '.join(names)}, or a path{near_match(model, names)}"
+    )
+
+
+def _deepest(graph: Any) -> str:
+    from deeplabzoo.core.schedule import groups
+
+    return str(groups(graph)["backbone"].outputs[-1])

@@ -1,0 +1,116 @@
+"""What a graph costs and sees: parameters, multiply-adds, receptive field, live taps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from deeplabzoo.core import ops
+from deeplabzoo.core.graph import Graph
+
+STATISTICS = ("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class Taps:
+    """How many taps of a dilated kernel read at least one real pixel, for one input size.
+
+    Attributes:
+        node: name of the convolution.
+        dilation: its rate.
+        live: taps that read a real pixel somewhere.
+        total: taps of the kernel.
+    """
+
+    node: str
+    dilation: int
+    live: int
+    total: int
+
+
+def parameter_count(graph: Graph, prefix: str = "") -> int:
+    """Trainable parameters below a name prefix; running statistics do not count, as in every framework's own count."""
+    return sum(
+        math.prod(shape)
+        for node in graph.nodes
+        if node.name.startswith(prefix)
+        for suffix, shape in node.op.parameters().items()
+        if suffix not in STATISTICS
+    )
+
+
+def multiply_adds(graph: Graph, height: int, width: int, prefix: str = "") -> int:
+    """Multiply-adds of the convolutions below a name prefix, for one image of `height` x `width` pixels.
+
+    Taps that read padding count, as in the papers' own figures; batch norm, resizes and sums do not.
+    """
+    shapes = graph.shapes(height, width)
+    total = 0
+    for node in graph.nodes:
+        if isinstance(node.op, ops.Conv2d) and node.name.startswith(prefix):
+            _, _, out_h, out_w = shapes[node.name]
+            total += math.prod(node.op.parameters()["weight"]) * out_h * out_w
+    return total
+
+
+def receptive_field(graph: Graph, node: str) -> int:
+    """Side in pixels of the square of the image that one point of `node` sees, leaving image pooling aside.
+
+    A resize counts as reading one point more on its source's grid; the padding of the border is not taken off.
+    """
+    fields: dict[str, tuple[float, float]] = {}  # side, and pixels between neighbouring points
+    for current in graph.nodes:
+        before = [fields[name] for name in current.inputs] or [(1.0, 1.0)]
+        side, jump = max(before)
+        op = current.op
+        if isinstance(op, ops.Conv2d | ops.MaxPool):
+            dilation = op.dilation if isinstance(op, ops.Conv2d) else 1
+            side, jump = side + (op.kernel - 1) * dilation * jump, jump * op.stride
+        elif isinstance(op, ops.GlobalAvgPool):
+            side, jump = 0.0, before[0][1]  # sees the whole image: left aside
+        elif isinstance(op, ops.Resize):
+            source = before[0]
+            side, jump = source[0] + (source[1] if source[0] else 0), before[1][1]
+        fields[current.name] = (side, jump)
+    return round(fields[node][0])
+
+
+def live_taps(graph: Graph, height: int, width: int) -> list[Taps]:
+    """Taps of every dilated kernel, for one image size.
+
+    A kernel whose outer taps read only padding is a 1x1 convolution: a parity check on such an input proves nothing
+    about rate, orientation or layout of the kernel.
+    """
+    shapes = graph.shapes(height, width)
+    found = []
+    for node in graph.nodes:
+        op = node.op
+        if not isinstance(op, ops.Conv2d) or op.kernel == 1 or op.dilation == 1:
+            continue
+        size, out = shapes[node.inputs[0]][2:], shapes[node.name][2:]
+        padding = ops.resolve_padding(op.padding, size, op.kernel, op.stride, op.dilation)
+        rows = _live(op, size[0], out[0], padding[0])
+        columns = _live(op, size[1], out[1], padding[2])
+        found.append(Taps(node.name, op.dilation, rows * columns, op.kernel**2))
+    return found
+
+
+def all_taps_live(graph: Graph, height: int, width: int) -> bool:
+    """Whether every tap of every dilated kernel reads a real pixel."""
+    return all(taps.live == taps.total for taps in live_taps(graph, height, width))
+
+
+def smallest_live_size(graph: Graph, stride: int) -> int:
+    """The smallest square size of the form `stride * k + 1` at which every tap is live."""
+    size = stride + 1
+    while not all_taps_live(graph, size, size):
+        size += stride
+    return size
+
+
+def _live(op: ops.Conv2d, size: int, out: int, before: int) -> int:
+    """Taps along one axis that read inside [0, size) for some output point."""
+    return sum(
+        any(0 <= point * op.stride + tap * op.dilation - before < size for point in range(out))
+        for tap in range(op.kernel)
+    )

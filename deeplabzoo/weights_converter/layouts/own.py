@@ -1,0 +1,198 @@
+"""Our own names: canonical in safetensors and `.pth`, Paddle's idiom in `.pdparams`, Keras' paths in `.weights.h5`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.core.backbones import BACKBONES
+from deeplabzoo.core.ops import Conv2d
+from deeplabzoo.core.sections import BRANCHES
+from deeplabzoo.core.spec import ArchSpec, make_spec
+from deeplabzoo.errors import LayoutError, SpecError
+from deeplabzoo.weights_converter.formats import Checkpoint
+from deeplabzoo.weights_converter.keras_paths import keras_variable_paths
+from deeplabzoo.weights_converter.layouts.base import (
+    Entry,
+    Layout,
+    Reading,
+    Shapes,
+    described,
+    dimension,
+    require,
+    shapes_of,
+    with_counters,
+)
+from deeplabzoo.weights_converter.layouts.widths import find_width
+from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
+
+_PADDLE = {"running_mean": "_mean", "running_var": "_variance"}
+_KERAS_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+class OwnLayout(Layout):
+    """What this package writes for each framework."""
+
+    name = "deeplabzoo"
+    title = "DeepLabZoo's own names, in each framework's idiom"
+    writes = ("safetensors", "torch", "paddle", "keras-h5")
+
+    def recognise(self, checkpoint: Checkpoint) -> str:
+        """Our name of the classifier, or Keras' positional paths."""
+        if checkpoint.format == "keras-h5":
+            if not any(name.startswith("layers/conv2d") for name in checkpoint.tensors):
+                raise LayoutError("no Keras path 'layers/conv2d...'")
+            if checkpoint.labels and not any(label == "classifier__conv" for label in checkpoint.labels.values()):
+                raise LayoutError("no Keras layer named 'classifier__conv'")
+            return "Keras 3 paths" + (" with our layer names" if checkpoint.labels else ", which carry no names")
+        needed = ("classifier.conv.weight", "aspp.fusion.conv.weight")
+        require(checkpoint.tensors, *needed)
+        return f"has {', '.join(needed)}"
+
+    def read_spec(self, checkpoint: Checkpoint) -> Reading:
+        """Everything that shapes tell; the rest is the default of `make_spec`."""
+        shapes = _canonical_shapes(checkpoint)
+        require(shapes, "classifier.conv.weight", "aspp.fusion.conv.weight")
+        given, told = _options(shapes)
+        try:
+            spec = make_spec(**given)  # type: ignore[arg-type]
+        except SpecError as error:
+            raise LayoutError(f"the tensors describe no network of this version: {error}") from None
+        named = set(told)
+        assumed = [line for line in described(spec.to_dict()) if line.split(" = ")[0] not in named]
+        return Reading(spec, tuple(line for line in described(spec.to_dict()) if line not in assumed), tuple(assumed))
+
+    def entries(self, spec: ArchSpec, file_format: str) -> list[Entry]:
+        """Identical names; `_mean` and `_variance` for Paddle; paths and HWIO kernels for Keras."""
+        graph = build_graph(spec)
+        if file_format == "keras-h5":
+            paths = keras_variable_paths(graph)
+            return [
+                Entry(paths[name], name, _keras_transform(node.op, name))
+                for node in graph.nodes
+                for name in node.parameters()
+            ]
+        if file_format == "paddle":
+            return [Entry(_paddle_name(name), name) for name in graph.parameters()]
+        entries = [Entry(name, name) for name in graph.parameters()]
+        return with_counters(spec, entries, {node.name: node.name for node in graph.nodes})
+
+
+def _keras_transform(op: object, name: str) -> Transform:
+    if not isinstance(op, Conv2d) or not name.endswith(".weight"):
+        return IDENTITY
+    return depthwise(op.in_channels) if op.depthwise else HWIO
+
+
+def _paddle_name(name: str) -> str:
+    node, suffix = name.rsplit(".", 1)
+    return f"{node}.{_PADDLE.get(suffix, suffix)}"
+
+
+def _canonical_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    shapes = shapes_of(checkpoint)
+    if checkpoint.format == "paddle":
+        back = {theirs: ours for ours, theirs in _PADDLE.items()}
+        split = [(name.rsplit(".", 1), shape) for name, shape in shapes.items()]
+        return {f"{parts[0]}.{back.get(parts[-1], parts[-1])}": shape for parts, shape in split}
+    if checkpoint.format != "keras-h5":
+        return shapes
+    if not checkpoint.labels:
+        raise LayoutError(
+            "a Keras weights file without layer names tells nothing but an order: give its spec with --spec FILE.toml"
+        )
+    canonical = {}
+    for path, shape in shapes.items():
+        group, index = path.rsplit("/", 1)
+        node = checkpoint.labels.get(group, group).replace("__", ".")
+        suffix = _KERAS_NORM[int(index)] if index.isdigit() and int(index) < 4 else index
+        if len(shape) == 4:
+            transform = depthwise(shape[2]) if "depthwise" in group else HWIO
+            # Shapes are all that is wanted here, so a view without memory of its own does.
+            shape = transform.forward(_hollow(shape)).shape
+        canonical[f"{node}.{suffix}"] = shape
+    return canonical
+
+
+def _options(shapes: Shapes) -> tuple[dict[str, object], list[str]]:
+    """Arguments of `make_spec` that the shapes tell, and the dotted names of the fields they settle."""
+    plus = any(name.startswith("decoder.") for name in shapes)
+    backbone = _backbone(shapes)
+    branches = {int(m[1]) for name in shapes if (m := re.match(r"aspp\.branch(\d+)\.", name))}
+    order = [
+        kind
+        for kind, there in zip(
+            BRANCHES, (0 in branches, bool(branches - {0}), "aspp.image_pooling.conv.weight" in shapes), strict=True
+        )
+        if there
+    ]
+    aspp: dict[str, object] = {
+        "channels": dimension(shapes, "aspp.fusion.conv.weight", 0),
+        "fusion_kernel": dimension(shapes, "aspp.fusion.conv.weight", 2),
+        "bias": "aspp.fusion.conv.bias" in shapes,
+        "pool_bias": "aspp.image_pooling.conv.bias" in shapes,
+        "post_conv": _kind(shapes, "aspp.post") if any(n.startswith("aspp.post.") for n in shapes) else "none",
+        "order": order,
+    }
+    told = ["arch", "num_classes", "in_channels", *(f"backbone.{key}" for key in backbone)]
+    told += [f"aspp.{key}" for key in aspp if key != "order"]
+    if branches - {0}:
+        aspp["branch"] = _kind(shapes, "aspp.branch1")
+        told.append("aspp.branch")
+        if len(branches - {0}) != 3:
+            raise LayoutError(
+                "the rates of other than three branches have no default: give the spec with --spec FILE.toml"
+            )
+    given: dict[str, object] = {
+        "arch": "v3plus" if plus else "v3",
+        "backbone": backbone,
+        "num_classes": dimension(shapes, "classifier.conv.weight", 0),
+        "in_channels": dimension(shapes, "backbone.stem.conv.weight", 1),
+        "aspp": aspp,
+        "classifier": {"bias": "classifier.conv.bias" in shapes},
+    }
+    if plus:
+        convs = {int(m[1]) for name in shapes if (m := re.match(r"decoder\.conv(\d+)\.", name))}
+        kind = _kind(shapes, "decoder.conv1")
+        first = "decoder.conv1.conv.weight" if kind == "plain" else "decoder.conv1.depthwise.conv.weight"
+        given["decoder"] = {
+            "low_level_channels": dimension(shapes, "decoder.low_level.conv.weight", 0),
+            "conv": kind,
+            "convs": len(convs),
+            "kernel": dimension(shapes, first, 2),
+            "channels": dimension(shapes, first if kind == "plain" else "decoder.conv1.pointwise.conv.weight", 0),
+            "bias": "decoder.low_level.conv.bias" in shapes,
+        }
+        told += [f"decoder.{key}" for key in given["decoder"]]  # type: ignore[attr-defined]
+    if "aux.classifier.weight" in shapes:
+        given["aux"] = {"channels": dimension(shapes, "aux.classifier.weight", 1)}
+        told.append("aux.channels")
+    return given, [*told, "classifier.bias"]
+
+
+def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
+    if "backbone.stage1.block1.conv1.weight" in shapes:
+        blocks = {int(m[1]) for name in shapes if (m := re.match(r"backbone\.stage3\.block(\d+)\.", name))}
+        name = {6: "resnet50", 23: "resnet101"}.get(len(blocks))
+        if name is None:
+            raise LayoutError(f"backbone.stage3 has {len(blocks)} blocks: expected 6 (resnet50) or 23 (resnet101)")
+        return {"name": name}
+    if "backbone.stage1.block1.project.conv.weight" in shapes:
+        names = ["backbone.stem.conv.weight"]
+        names += [f"backbone.stage{stage}.block1.project.conv.weight" for stage in range(1, 8)]
+        return {"name": "mobilenet_v2", "width": find_width({name: dimension(shapes, name, 0) for name in names})}
+    raise LayoutError(f"the backbone is none of {', '.join(BACKBONES)}")
+
+
+def _kind(shapes: Shapes, group: str) -> str:
+    """Kind of a convolution; whether a ReLU follows the inner batch norm no tensor tells, TF's reading is assumed."""
+    if f"{group}.conv.weight" in shapes:
+        return "plain"
+    return "separable_bn_relu" if f"{group}.depthwise.bn.weight" in shapes else "separable"
+
+
+def _hollow(shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.zeros((), np.float32), shape)
