@@ -95,12 +95,11 @@ def canonical_model(
             arch != base.spec.arch
         ):
             raise SpecError(f"arch = {arch!r} was asked for, but the weights are {base.spec.title}; leave it out")
-    if isinstance(weights, Mapping):
-        check_weights(base.graph, base.weights)
-        if not reset_classifier:
-            return base, []
     spec = base.spec if isinstance(weights, Mapping) else changed(base.spec, options)
-    return _with_classes(base, spec, seed, reset_classifier)
+    model, anew = _with_classes(base, spec, seed, reset_classifier)
+    if isinstance(weights, Mapping):  # nobody has looked at them yet; with a new classifier the old one's shape is free
+        check_weights(model.graph, model.weights)
+    return model, anew
 
 
 def run(
@@ -191,8 +190,8 @@ def _read(arch: str | ArchSpec | None, weights: WeightsLike, options: Mapping[st
     if isinstance(weights, Canonical):
         return weights
     if isinstance(weights, Mapping):
-        spec = named_spec(arch or "v3plus", **options)
-        return Canonical(spec, weights, Card(default_preprocessing(spec), provenance={"source": "arrays in memory"}))
+        given = named_spec(arch or "v3plus", **options)
+        return Canonical(given, weights, Card(default_preprocessing(given), provenance={"source": "arrays in memory"}))
     spec = arch if isinstance(arch, ArchSpec) else None
     if isinstance(weights, str) and weights in PUBLISHED:
         return read_source(fetch(weights, progress=sys.stderr.isatty()), layout=PUBLISHED[weights].layout).model

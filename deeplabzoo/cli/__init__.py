@@ -24,6 +24,14 @@ COMMANDS = {
 }
 
 
+class _Failure(click.ClickException):
+    """One of our own errors as a single line on stderr."""
+
+    def __init__(self, error: DeepLabZooError) -> None:
+        super().__init__(" ".join(str(error).split()))
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
+
+
 class _Lazy(click.Group):
     """Loads a command's module when the command is called, so that `--help` costs next to nothing."""
 
@@ -44,9 +52,7 @@ class _Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except DeepLabZooError as error:
-            failure = click.ClickException(" ".join(str(error).split()))
-            failure.exit_code = error.exit_code
-            raise failure from None
+            raise _Failure(error) from None
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

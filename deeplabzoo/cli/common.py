@@ -19,7 +19,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
 
 
-class BackendType(click.ParamType):
+class BackendType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
     """Name of a backend, with a near match where it is wrong."""
 
     name = "backend"
@@ -35,7 +35,7 @@ class BackendType(click.ParamType):
         return "[torch|paddle|keras|keras/jax|keras/torch]"
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
     """HEIGHTxWIDTH, or one number for a square."""
 
     name = "size"
@@ -118,9 +118,8 @@ def spec_options(
     if arch is not None:
         raise click.UsageError("--spec and --arch both name the architecture: give one of them")
     from deeplabzoo.core.spec import read_spec
-    from deeplabzoo.zoo.models import changed
 
-    return changed(read_spec(spec_file)[0], options), {}
+    return read_spec(spec_file)[0], options
 
 
 def say(message: str = "") -> None:

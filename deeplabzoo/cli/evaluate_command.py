@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -31,7 +32,7 @@ def command(
     from deeplabzoo.prediction import Predictor, scores_dict
 
     pairs = find_pairs(data, split=split)
-    options = {} if output_stride is None else {"output_stride": output_stride}
+    options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     model, _ = canonical_model(weights=weights, **options)
     total = np.zeros((model.spec.num_classes,) * 2, np.int64)
     chosen = backend or default_backend().name

@@ -89,7 +89,7 @@ def _spec(model: str, backbone: str | None, output_stride: int | None) -> Any:
     from deeplabzoo.zoo.models import PRESETS, PUBLISHED, changed, named_spec
 
     given = {"backbone": backbone, "output_stride": output_stride}
-    options = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if model in ARCHITECTURES or model in PRESETS:
         return named_spec(model, **options)
     if model in PUBLISHED:

@@ -45,6 +45,7 @@ from deeplabzoo.cli.common import (
 @click.pass_context
 def command(
     ctx: click.Context,
+    /,
     backends: str,
     weights: str | None,
     dtype: str | None,

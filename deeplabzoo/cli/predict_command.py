@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -52,7 +53,7 @@ def command(
     from deeplabzoo.models import canonical_model
     from deeplabzoo.prediction import Predictor
 
-    options = {} if output_stride is None else {"output_stride": output_stride}
+    options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     model, _ = canonical_model(weights=weights, **options)
     try:
         output.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ def forward(graph: Graph, weights: Weights, image: Array, *, dtype: str = "float
         GraphError: an image that does not fit.
     """
     check_weights(graph, weights)
-    graph.shapes(*image.shape[2:], batch=image.shape[0])
+    graph.shapes(image.shape[2], image.shape[3], image.shape[0])
     outputs = {node: name for name, node in graph.outputs}
     last_use = {source: node.name for node in graph.nodes for source in node.inputs}
     alive: dict[str, Array] = {}
@@ -45,7 +45,7 @@ def forward(graph: Graph, weights: Weights, image: Array, *, dtype: str = "float
     return {name: results[name] for name, _ in graph.outputs}
 
 
-def evaluate(op: ops.Op, values: Sequence[Array], parameters: dict[str, Array]) -> Array:
+def evaluate(op: ops.Op, values: Sequence[Array], parameters: dict[str, Array]) -> Any:
     """One op on arrays N, C, H, W, as its docstring says; parameters by suffix."""
     x = values[0]
     match op:
@@ -102,7 +102,7 @@ def _conv2d(op: ops.Conv2d, x: Array, parameters: dict[str, Array]) -> Array:
     return y + _per_channel(parameters["bias"]) if op.bias else y
 
 
-def _max_pool(op: ops.MaxPool, x: Array) -> Array:
+def _max_pool(op: ops.MaxPool, x: Array) -> Any:
     _, _, out_h, out_w = op.infer([x.shape])
     top, bottom, left, right = ops.resolve_padding(op.padding, x.shape[2:], op.kernel, op.stride, 1)
     # With ceil_mode the last window may hang over the padded border by less than a stride.

@@ -211,6 +211,8 @@ def _tables(backbone: str | Mapping[str, Any] | BackboneSpec, options: dict[str,
     """Take the sections and the short names out of `options`."""
     if isinstance(backbone, BackboneSpec):
         backbone = backbone.to_dict()
+    if not isinstance(backbone, str):
+        check_table("backbone", backbone)
     tables: dict[str, dict[str, Any]] = {
         "backbone": {"name": backbone} if isinstance(backbone, str) else dict(backbone)
     }

@@ -55,7 +55,7 @@ def download(weights: Published, folder: Path, *, progress: bool = False, time_l
     file = folder / weights.url.rsplit("/", 1)[-1]
     pin = file.with_name(f"{file.name}.sha256")
     if not file.is_file():
-        logging.getLogger("pooch").setLevel(logging.WARNING)
+        pooch.get_logger().setLevel(logging.WARNING)  # the bar says enough
         downloader = pooch.HTTPDownloader(progressbar=progress, timeout=time_limit)
         try:
             pooch.retrieve(weights.url, None, fname=file.name, path=folder, downloader=downloader)
@@ -120,5 +120,6 @@ def _sha256(file: Path) -> str:
 
 
 def _short(error: BaseException) -> str:
-    text = str(error).splitlines()
-    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
+    """One line; the HTTP library's connection errors hold whole object dumps, of which the type says enough."""
+    name, text = type(error).__name__, str(error).partition("\n")[0]
+    return name if "object at 0x" in text or "Pool(" in text or not text else f"{name}: {text}"

@@ -180,16 +180,14 @@ def named_spec(name: str | ArchSpec, **options: Any) -> ArchSpec:
     """The spec of an architecture (`v3plus`) or a preset (`v3_resnet50.torchvision`), with other options.
 
     Args:
-        name: architecture, preset, or a spec, which is taken as it is.
-        **options: as for `core.spec.make_spec`; a preset with a tag takes `num_classes` and `output_stride`.
+        name: architecture, preset, or a spec.
+        **options: as for `core.spec.make_spec`; a spec or a preset with a tag takes `num_classes` and `output_stride`.
 
     Raises:
         SpecError: an unknown name or a wrong option.
     """
     if isinstance(name, ArchSpec):
-        if options:
-            raise SpecError(f"a spec and {', '.join(options)} were both given: put them into the spec with replace()")
-        return name
+        return changed(name, options)
     if name in ARCHITECTURES:
         return make_spec(name, **options)
     if name not in PRESETS:

@@ -1,0 +1,52 @@
+# Two commands do everything: `make demo` and `make test`. `make help` lists the others.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEEPLABZOO_DATA ?= $(wildcard ../shared/data)
+export DEEPLABZOO_DATA
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all test-gpu lint format benchmarks clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+# Everything a user needs, with the versions the suite is run with.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] + "; set PYTHON=...") if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing; on Debian: apt-get install python3-venv"; exit 1; }
+	@echo "installing torch, paddlepaddle, tensorflow and the package into $(VENV), a few minutes the first time"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[torch,paddle,keras,jax]'
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+demo: $(VENV)/installed ## Convert a public checkpoint, run every framework, draw and compare (pictures in demo-output)
+	@$(BIN)/deeplabzoo demo --output demo-output
+
+test: $(VENV)/installed-test ## Run the suite
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: $(VENV)/installed-test ## Run the suite with the heavy cases
+	$(BIN)/python -m pytest -m "not gpu"
+
+test-gpu: ## Run the GPU suite with PYTHON as it is; installs nothing
+	PYTHONPATH=. $(PYTHON) -m pytest -c tests/gpu/pytest.ini --rootdir . -p no:cacheprovider tests/gpu
+
+lint: $(VENV)/installed-test ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-test ## Bring the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmarks: $(VENV)/installed-test ## Measure conversion and start-up; prints tables
+	$(BIN)/python benchmarks/conversion.py
+	$(BIN)/python benchmarks/startup.py
+
+clean: ## Remove what was made
+	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,44 @@
+"""`deeplabzoo demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from deeplabzoo.cli.common import PATH, bar, print_table, say
+
+
+@click.command("demo")
+@click.option("--output", type=PATH, default="demo-output", show_default=True, help="Folder for weights and pictures.")
+@click.option("--data", type=PATH, help="Folder with checkpoint and photos.  [default: DEEPLABZOO_DATA]")
+@click.pass_context
+def command(ctx: click.Context, /, output: Path, data: Path | None) -> None:
+    """Run the main job end to end: convert a public checkpoint, run every framework on photos, draw, compare.
+
+    Without data the checkpoint is downloaded; without a network seeded weights and a drawn image take their places.
+    """
+    from deeplabzoo.demo import data_folder, run_demo
+
+    done = run_demo(output, data_folder(data), tell=say, bar=bar)
+    click.echo()
+    print_table(
+        (
+            (name, "-", "-") if scores is None else (name, f"{scores.pixel_accuracy:.4f}", f"{scores.miou:.4f}")
+            for name, scores in done.scores.items()
+        ),
+        ("backend", "pixel accuracy", "mIoU (classes present)"),
+    )
+    click.echo()
+    print_table(((a, b, f"{share:.4%}") for a, b, share in done.agreements), ("backend", "backend", "labels equal"))
+    click.echo()
+    print_table(
+        ((row.case, row.first, row.second, f"{row.error:.1e}") for row in done.report.rows),
+        ("input", "backend", "against", "error in float64"),
+    )
+    say()
+    weights = "the public checkpoint" if done.real else "seeded weights"
+    say(f"float64 parity of {weights}: bound {done.report.bound:g}: {'passed' if done.report.passed else 'FAILED'}")
+    say(f"pictures: {done.pictures[-1]} and {len(done.pictures) - 1} beside it")
+    if not done.report.passed:
+        ctx.exit(1)
