@@ -1,0 +1,100 @@
+"""What every reader returns: named arrays, read only when asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deeplabzoo.weights_converter.formats._guard import Flaw, reading
+
+Array = npt.NDArray[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A file of named tensors.
+
+    Attributes:
+        tensors: name -> array of any shape (0-d included), in the file's own order where it has one. The mapping is
+            lazy: each access reads the tensor anew, memory-mapped where the format allows, so keep what you use twice.
+            The arrays are read-only. A flaw found on access is a `FormatError`, like one found when opening.
+        format: one of "safetensors", "torch", "paddle", "keras-h5", "tf-checkpoint".
+        metadata: the `__metadata__` of safetensors; empty elsewhere.
+        notes: one line for each thing a user should know: wrapper stripped, prefix removed, entries ignored.
+        labels: keras-h5: path of a layer's group, without `/vars` (the model itself is "") -> its `name` attribute, in
+            the order of the file. Layers without variables are here too. Empty elsewhere.
+    """
+
+    tensors: Mapping[str, Array]
+    format: str
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+class LazyTensors(Mapping[str, Array]):
+    """Name -> array, where the array is made by a loader on each access; errors come out as `FormatError`."""
+
+    def __init__(self, path: Path, format_name: str, loaders: Mapping[str, Callable[[], Array]]) -> None:
+        self._path = path
+        self._format = format_name
+        self._loaders = loaders
+
+    def __getitem__(self, name: str) -> Array:
+        loader = self._loaders[name]
+        with reading(self._path, self._format):
+            array = loader()
+            array.flags.writeable = False
+            return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaders)
+
+    def __len__(self) -> int:
+        return len(self._loaders)
+
+    def __contains__(self, name: object) -> bool:  # the inherited one would load the tensor
+        return name in self._loaders
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} tensors of {self._path}>"
+
+
+class MappedFile:
+    """A file whose pieces are memory-mapped one by one, so that a piece's memory goes when its array goes.
+
+    The file is not kept open: a `Checkpoint` then needs no closing. Each access checks that it is still the same file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size, self._identity = self._stat()
+
+    def _stat(self) -> tuple[int, tuple[int, int]]:
+        stat = self.path.stat()
+        return stat.st_size, (stat.st_ino, stat.st_mtime_ns)
+
+    def piece(self, offset: int, count: int) -> npt.NDArray[np.uint8]:
+        """Return `count` bytes from `offset` as a read-only uint8 array backed by the file.
+
+        Raises:
+            Flaw: the piece lies outside the file, or the file has changed since it was opened.
+        """
+        if (self.size, self._identity) != self._stat():
+            raise Flaw("the file has changed since it was opened; open it again")
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise Flaw(f"truncated: bytes {offset} to {offset + count} are asked for, the file has {self.size}")
+        if count == 0:
+            return np.empty(0, np.uint8)  # an empty range can't be mapped
+        return np.asarray(np.memmap(self.path, np.uint8, "r", offset, (count,)))
+
+
+def as_dtype(piece: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> Array:
+    """See bytes as `dtype`; copied only where they lie at an address the processor (and torch) would trip over."""
+    array = piece.view(dtype)
+    return array if array.flags.aligned else array.copy()
