@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from deeplabzoo._version import __version__
 
 if TYPE_CHECKING:
-    from deeplabzoo.core.architectures import build_graph as graph
     from deeplabzoo.core.spec import ArchSpec
     from deeplabzoo.errors import DeepLabZooError
-    from deeplabzoo.models import build, load, run
+    from deeplabzoo.models import build, graph, load, run
     from deeplabzoo.parity import parity
     from deeplabzoo.weights_converter.canonical import Canonical
     from deeplabzoo.weights_converter.convert import convert
@@ -27,7 +26,7 @@ _WHERE = {
     "DeepLabZooError": ("errors", "DeepLabZooError"),
     "build": ("models", "build"),
     "convert": ("weights_converter.convert", "convert"),
-    "graph": ("core.architectures", "build_graph"),
+    "graph": ("models", "graph"),
     "list_models": ("zoo.models", "list_models"),
     "load": ("models", "load"),
     "parity": ("parity", "parity"),

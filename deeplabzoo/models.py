@@ -59,9 +59,19 @@ def build(
     chosen = resolve(backend)
     check_runtime(chosen, dtype, device)
     model, _ = canonical_model(arch, weights=weights, seed=seed, reset_classifier=reset_classifier, **options)
+    chosen.check_device(device)
     native = chosen.module("build").build(model.graph, dtype=dtype, device=device)
     chosen.module("weights").load_weights(native, model.weights)
     return native
+
+
+def graph(arch: str | ArchSpec = "v3plus", **options: Any) -> Graph:
+    """The graph of a spec, an architecture or a preset; options as for `spec`.
+
+    Raises:
+        SpecError: an unknown name or a wrong option.
+    """
+    return build_graph(named_spec(arch, **options))
 
 
 def load(file: WeightsLike, *, backend: str = "torch", spec: ArchSpec | None = None, **options: Any) -> Any:

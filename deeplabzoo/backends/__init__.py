@@ -102,6 +102,14 @@ class Backend:
         self.enter()
         return importlib.import_module(f"deeplabzoo.backends.{self.folder}.{name}")
 
+    def check_device(self, device: str) -> None:
+        """`BackendError` where the backend has no such device here; imports the framework."""
+        available = self.module("run").devices()
+        if device not in available:
+            raise BackendError(
+                f"{self.name} on device {device!r}: expected one of {', '.join(available)}, which is all there is here"
+            )
+
 
 def resolve(name: str) -> Backend:
     """The backend of a name such as `torch` or `keras/jax`; plain `keras` runs on TensorFlow.

@@ -152,8 +152,9 @@ class Worker:
                 f"worker for {self.backend.name} died with status {code} during {header['call']!r}{self._last_lines()}"
             )
         if "error" in answer[0]:
-            kind = BackendError if answer[0].get("backend") else WorkerError
-            raise kind(f"{self.backend.name}: {answer[0]['error']}")
+            if answer[0].get("backend"):  # our own words, which name the backend
+                raise BackendError(answer[0]["error"])
+            raise WorkerError(f"{self.backend.name}: {answer[0]['error']}")
         return answer
 
     def _last_lines(self, most: int = 5) -> str:

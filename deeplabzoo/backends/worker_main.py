@@ -44,9 +44,7 @@ def _answer(
     run = backend.module("run")
     if header["call"] == "hello":
         run.configure(device)
-        available = run.devices()
-        if device not in available:
-            raise BackendError(f"device {device!r}: expected one of {', '.join(available)}, which is all there is here")
+        backend.check_device(device)
         wire.send(answers, {"versions": backend.versions(), "device_name": run.device_name(device)})
     elif header["call"] == "load":
         graph = Graph.from_json(header["graph"])

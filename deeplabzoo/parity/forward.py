@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -178,24 +179,26 @@ def parity(
     cases = default_cases(spec) if sizes is None else [_case(graph, 2, *size) for size in sizes]
     images = [np.random.default_rng([seed, n]).standard_normal(_shape(graph, case)) for n, case in enumerate(cases)]
 
-    truths = []
-    for case, image in zip(cases, images, strict=True):
-        tell(f"numpy referee, {case}, float64")
-        truths.append(reference.forward(graph, arrays, image))
     outputs: dict[str, list[dict[str, np.ndarray]]] = {}
     versions, devices = {}, {}
-    for backend in chosen:
-        worker, own_dtype = _start(backend, dtype, device)
-        with worker:
-            label = backend.name if own_dtype == dtype else f"{backend.name} ({own_dtype}, cpu)"
-            worker.load(graph, arrays, dtype=own_dtype)
+    with contextlib.ExitStack() as stack:
+        # All start before the long work begins: what is missing is told at once.
+        workers = [(stack.enter_context(worker), own) for worker, own in (_start(b, dtype, device) for b in chosen)]
+        if device == "gpu" and all(worker.device == "cpu" for worker, _ in workers):
+            raise BackendError(f"device gpu: none of {', '.join(b.name for b in chosen)} has a GPU here")
+        truths = []
+        for case, image in zip(cases, images, strict=True):
+            tell(f"numpy referee, {case}, float64")
+            truths.append(reference.forward(graph, arrays, image))
+        for worker, own in workers:
+            label = worker.backend.name if own == dtype else f"{worker.backend.name} ({own}, cpu)"
+            worker.load(graph, arrays, dtype=own)
             outputs[label] = []
             for case, image in zip(cases, images, strict=True):
-                tell(f"{label}, {case}, {own_dtype}")
+                tell(f"{label}, {case}, {own}")
                 outputs[label].append(worker.forward(image))
             versions[label], devices[label] = worker.versions, worker.device_name
-    if device == "gpu" and all(name == "CPU" for name in devices.values()):
-        raise BackendError(f"device gpu: none of {', '.join(b.name for b in chosen)} has a GPU here")
+            worker.close()  # frees its model before the next one is built
     rows = tuple(_rows(cases, truths, outputs, pairs=dtype == "float64"))
     return Report(
         title, graph.digest(), dtype, device, BOUNDS[dtype] if bound is None else bound, versions, devices, rows

@@ -33,7 +33,7 @@ class GroupModule(nn.Module):
         alive = dict(zip(self.inputs, values, strict=True))
         del values
         for step in self._steps:
-            made = self._modules[step.child](*[alive[name] for name in step.inputs])  # type: ignore[misc]
+            made = self._modules[step.child](*[alive[name] for name in step.inputs])
             if len(step.outputs) == 1:
                 alive[step.outputs[0]] = made
             else:
@@ -83,7 +83,9 @@ def build(graph: Graph, *, dtype: str = "float32", device: str = "cpu") -> DeepL
         return made
 
     model = DeepLab(graph, plans[""], children(plans[""]))
-    return model.to(device=torch_device(device), dtype=DTYPES[dtype]).eval()
+    model.to(device=torch_device(device), dtype=DTYPES[dtype])
+    model.eval()
+    return model
 
 
 def torch_device(device: str) -> torch.device:

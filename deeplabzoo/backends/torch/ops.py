@@ -99,7 +99,7 @@ class PaddedConv2d(nn.Conv2d):
     """A convolution whose explicit padding differs between the sides."""
 
     def __init__(self, *arguments: int, sides: tuple[int, int, int, int], **options: bool | int) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+        super().__init__(*arguments, **options)
         self.sides = sides
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class PaddedMaxPool2d(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
         """Pad with minus infinity, then pool."""
         if self.sides == "same":
-            padding = _same(x, int(self.kernel_size), int(self.stride), 1)  # type: ignore[arg-type]
+            padding = _same(x, int(self.kernel_size), int(self.stride), 1)
         else:
             padding = _left_right_top_bottom(self.sides)
         return super().forward(functional.pad(x, padding, value=float("-inf")))

@@ -17,7 +17,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     Raises:
         WeightsError: a tensor that is missing, unexpected or of the wrong shape.
     """
-    check_weights(model.graph, weights)  # type: ignore[arg-type]
+    check_weights(model.graph, weights)
     state = model.state_dict()
     with torch.no_grad():
         for name, tensor in state.items():

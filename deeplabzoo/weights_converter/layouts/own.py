@@ -30,6 +30,8 @@ from deeplabzoo.weights_converter.layouts.widths import find_width
 from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
 
 _PADDLE = {"running_mean": "_mean", "running_var": "_variance"}
+_AMBIGUOUS = "separable_bn_relu"
+"""The kind assumed (TF's) where an inner batch norm shows: `separable_bn` (PaddleSeg) has the same tensors."""
 _KERAS_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -170,7 +172,16 @@ def _options(shapes: Shapes) -> tuple[dict[str, object], list[str]]:
     if "aux.classifier.weight" in shapes:
         given["aux"] = {"channels": dimension(shapes, "aux.classifier.weight", 1)}
         told.append("aux.channels")
+    # Whether a ReLU follows the inner batch norm no tensor tells: TF's kind is an assumption.
+    tables = {"aspp": aspp, "decoder": given.get("decoder", {})}
+    told = [name for name in told if _field(tables, name) != _AMBIGUOUS]
     return given, [*told, "classifier.bias"]
+
+
+def _field(tables: Mapping[str, object], name: str) -> object:
+    section, _, field = name.partition(".")
+    table = tables.get(section)
+    return table.get(field) if isinstance(table, Mapping) else None
 
 
 def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
@@ -188,10 +199,10 @@ def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
 
 
 def _kind(shapes: Shapes, group: str) -> str:
-    """Kind of a convolution; whether a ReLU follows the inner batch norm no tensor tells, TF's reading is assumed."""
+    """Kind of a convolution; with an inner batch norm the `_AMBIGUOUS` one."""
     if f"{group}.conv.weight" in shapes:
         return "plain"
-    return "separable_bn_relu" if f"{group}.depthwise.bn.weight" in shapes else "separable"
+    return _AMBIGUOUS if f"{group}.depthwise.bn.weight" in shapes else "separable"
 
 
 def _hollow(shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,256 @@
+"""The main promise: one spec, the same numbers in every framework, judged by a referee that shares no code with them."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from helpers import LIVE_RATES, image, lively, small_spec
+
+import deeplabzoo
+from deeplabzoo.backends.worker import Worker
+from deeplabzoo.core import reference
+from deeplabzoo.core.analysis import all_taps_live, live_taps
+from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.core.spec import make_spec
+from deeplabzoo.core.weights import seeded_weights
+from deeplabzoo.errors import BackendError, GraphError, SpecError, WeightsError
+from deeplabzoo.parity import compare, forward
+from deeplabzoo.parity.compare import BOUNDS, error, label_agreement
+
+SIZES = ((65, 97), (64, 80))
+"""Odd and even, neither square; the batch is 2."""
+
+MATRIX = list(itertools.product(("v3", "v3plus"), ("resnet50", "mobilenet_v2"), (8, 16)))
+
+
+def matrix_spec(arch, backbone, stride):
+    """The real backbone; a narrower head, because a referee in numpy is slow (`test_default_rates` has the real one)."""
+    head = {"aspp": {"channels": 48}}
+    if arch == "v3plus":
+        head["decoder"] = {"channels": 48}
+    return make_spec(arch, backbone=backbone, output_stride=stride, rates=LIVE_RATES[stride], **head)
+
+
+@pytest.mark.parametrize("entry", MATRIX, ids=["-".join(map(str, entry)) for entry in MATRIX])
+def test_matrix_inputs_make_every_tap_work(entry):
+    graph = build_graph(matrix_spec(*entry))
+    dilated = {taps.node for taps in live_taps(graph, *SIZES[0])}
+    # Rate 1 is no dilation; the backbone's own atrous blocks count too.
+    assert sum(node.startswith("aspp") for node in dilated) == (3 if entry[2] == 8 else 2)
+    assert any(node.startswith("backbone") for node in dilated)
+    assert all(all_taps_live(graph, *size) for size in SIZES)
+
+
+@pytest.mark.parametrize("entry", MATRIX, ids=["-".join(map(str, entry)) for entry in MATRIX])
+def test_matrix(worker, requested, entry):
+    """Float64: every pair of backends and the referee; float32: each backend against the float64 truth."""
+    graph = build_graph(matrix_spec(*entry))
+    weights = seeded_weights(graph, 0, statistics="lively")
+    images = [image(2, 3, *size, seed=n) for n, size in enumerate(SIZES)]
+    truths = [reference.forward(graph, weights, x)["out"] for x in images]
+    assert [t.shape for t in truths] == [(2, 21, *size) for size in SIZES]
+    found = {"numpy": truths}
+    for name in requested:
+        process = worker(name)
+        process.load(graph, weights, dtype="float64")
+        found[name] = [process.forward(x)["out"] for x in images]
+        assert all(y.dtype == np.float64 for y in found[name])
+        process.load(graph, weights, dtype="float32")
+        for x, truth in zip(images, truths, strict=True):
+            y = process.forward(x)["out"]
+            assert y.dtype == np.float32
+            # Rounded somewhere to float32, and not more: the bound itself is met by computing.
+            assert 1e-9 < error(y, truth) <= BOUNDS["float32"], name
+    for first, second in itertools.combinations(found, 2):
+        for a, b in zip(found[first], found[second], strict=True):
+            assert error(a, b) <= BOUNDS["float64"], (first, second)
+
+
+VARIANTS = {
+    "everything else, ResNet": make_spec(
+        "v3plus",
+        backbone={"name": "resnet50", "stride_in": "last_unit", "padding": "same", "pool_ceil": True,
+                  "first_block_dilation": "full", "multi_grid": (1, 2, 1)},
+        rates=(1, 2, 3),
+        num_classes=3,
+        aspp={"channels": 32, "branch": "separable_bn", "bias": True, "pool_bias": True, "fusion_kernel": 3,
+              "order": ("image_pooling", "conv1x1", "atrous"), "post_conv": "separable", "epsilon": 1e-3},
+        decoder={"order": ("low_level", "aspp"), "conv": "plain", "align_corners": True, "bias": True, "channels": 24,
+                 "dropout": (0.5, 0.1)},
+        aux={"channels": 8},
+        output={"align_corners": True},
+    ),
+    "Caffe's stride and pooling": make_spec(
+        "v3", stride_in="conv1", backbone={"name": "resnet50", "pool_ceil": True}, output_stride=32, num_classes=2,
+        rates=(1,), aspp={"channels": 8},
+    ),
+    "mobilenet_v2, symmetric": small_spec(
+        backbone={"name": "mobilenet_v2", "width": 0.35, "padding": "symmetric", "first_block_dilation": "first_only"},
+        decoder={"low_level": "stage2.block2.expand", "conv": "separable", "kernel": 1},
+        classifier={"bias": False}, output={"resize": "features"}, aux={"channels": 8}, in_channels=4,
+    ),
+    "probabilities": small_spec("v3", output={"values": "probabilities"}),
+    "feature map, no atrous branches": small_spec("v3", aspp={"order": ("image_pooling", "conv1x1")},
+                                                  output={"size": "feature"}),
+    "one branch alone": small_spec("v3", aspp={"order": ("conv1x1",)}, num_classes=1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", VARIANTS.values(), ids=VARIANTS)
+def test_variants(worker, backend, spec):
+    """What the matrix does not reach: every other choice of the spec, in float64 against the referee."""
+    model = lively(spec)
+    process = worker(backend)
+    process.load(model.graph, model.weights, dtype="float64")
+    for size in ((65, 81), (64, 96)):
+        x = image(2, spec.in_channels, *size)
+        truth = reference.forward(model.graph, model.weights, x)
+        made = process.forward(x)
+        assert list(made) == list(truth)
+        for output, values in truth.items():
+            assert error(made[output], values) <= BOUNDS["float64"]
+
+
+def test_labels(worker, backend):
+    """A network that returns labels returns the argmax, as whole numbers."""
+    model = lively(small_spec("v3", output={"values": "labels"}))
+    process = worker(backend)
+    process.load(model.graph, model.weights, dtype="float64")
+    x = image(1, 3, 64, 81)
+    made = process.forward(x)["out"]
+    assert np.issubdtype(made.dtype, np.integer)
+    np.testing.assert_array_equal(made, reference.forward(model.graph, model.weights, x)["out"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 1), (33, 32)])
+def test_small_images(worker, backend, size):
+    model = lively(small_spec())
+    process = worker(backend)
+    process.load(model.graph, model.weights, dtype="float64")
+    for batch in (1, 3):
+        x = image(batch, 3, *size)
+        truth = reference.forward(model.graph, model.weights, x)["out"]
+        assert error(process.forward(x)["out"], truth) <= BOUNDS["float64"]
+
+
+def test_run(backend):
+    """`deeplabzoo.run` on a canonical model: one array, or a dict where there is an auxiliary output."""
+    model = lively(small_spec())
+    x = image(2, 3, 33, 49)
+    truth = reference.forward(model.graph, model.weights, x)["out"]
+    y = deeplabzoo.run(model, x, backend=backend, dtype="float64")
+    assert error(y, truth) <= BOUNDS["float64"]
+    both = deeplabzoo.run(lively(small_spec(aux={"channels": 8})), x.astype("f4"), backend=backend)
+    assert list(both) == ["out", "aux"]
+    for wrong, kind, message in (
+        (image(1, 4, 33, 33), WeightsError, "images of 4 channels: expected 3"),
+        (x[0], WeightsError, "expected numbers N x C x H x W"),
+        (np.full((1, 3, 8, 8), "a"), WeightsError, "expected numbers"),
+    ):
+        with pytest.raises(kind, match=message):
+            deeplabzoo.run(model, wrong, backend=backend)
+
+
+class TestComparator:
+    """The comparator fails where it should."""
+
+    truth = image(1, 3, 5, 5)
+
+    def test_equal(self):
+        assert error(self.truth, self.truth) == 0
+        assert label_agreement(self.truth, self.truth) == 1
+
+    def test_scale(self):
+        off = self.truth.copy()
+        off[0, 1, 2, 3] += 1e-6
+        assert error(off, self.truth) == pytest.approx(1e-6 / np.abs(self.truth).max())
+        assert error(self.truth + 1, self.truth) > BOUNDS["float32"]
+
+    def test_not_finite(self):
+        for value in (np.nan, np.inf, -np.inf):
+            off = self.truth.copy()
+            off[0, 0, 0, 0] = value
+            assert error(off, self.truth) == float("inf")
+            assert error(self.truth, off) == float("inf")
+
+    def test_nothing_to_judge(self):
+        with pytest.raises(WeightsError, match="zero everywhere"):
+            error(self.truth, np.zeros_like(self.truth))
+        with pytest.raises(WeightsError, match="can't be compared"):
+            error(self.truth, self.truth[:, :2])
+
+    def test_float32_is_judged_in_float64(self):
+        assert error(self.truth.astype("f4"), self.truth) > 0
+
+    def test_labels(self):
+        assert label_agreement(np.roll(self.truth, 1, axis=1), self.truth) == 0
+        off = self.truth.copy()
+        off[0, :, 0, 0] = -off[0, :, 0, 0]
+        assert label_agreement(off, self.truth) == pytest.approx(24 / 25)
+
+
+def test_parity_report(backend):
+    report = deeplabzoo.parity(small_spec(aux={"channels": 8}), backends=[backend], sizes=[(33, 49), (64, 96)])
+    assert report.passed
+    assert [(str(row.case), row.output, row.second) for row in report.rows] == [
+        (case, output, forward.REFEREE) for case in ("2x33x49", "2x64x96") for output in ("out", "aux")
+    ]
+    assert [row.case.live for row in report.rows] == [False, False, True, True]
+    assert report.to_dict()["passed"]
+    assert report.versions[next(iter(report.versions))]
+    assert not deeplabzoo.parity(small_spec(), backends=[backend], sizes=[(33, 33)], bound=1e-30).passed
+    assert forward.dead_taps(small_spec(), forward.Case(1, 33, 33, False))
+
+
+def test_a_nudged_weight_fails(requested, monkeypatch):
+    """One backend with one weight of 1.5 million moved by a thousandth: the run fails and says which."""
+    loaded = Worker.load
+
+    def nudged(self, graph, weights, **options):
+        if self.backend.name.startswith(requested[-1]):
+            weights = {n: np.array(a) for n, a in weights.items()}
+            weights["aspp.branch2.depthwise.conv.weight"][3, 0, 0, 2] += 1e-3
+        loaded(self, graph, weights, **options)
+
+    monkeypatch.setattr(Worker, "load", nudged)
+    report = deeplabzoo.parity(small_spec(), backends=requested, sizes=[(64, 96)])
+    assert not report.passed
+    for row in report.rows:
+        guilty = any(name.startswith(requested[-1]) for name in (row.first, row.second))
+        assert (row.error > report.bound) == guilty
+
+
+def test_parity_refuses():
+    for options, kind, message in (
+        ({"dtype": "float16"}, BackendError, "float64 or float32"),
+        ({"dtype": "float64", "device": "gpu"}, BackendError, "--dtype float32"),
+        ({"backends": []}, BackendError, "at least one"),
+        ({"backends": ["torsch"]}, BackendError, "did you mean 'torch'"),
+        ({"output_stride": 4}, SpecError, "8, 16, 32"),
+        ({"sizes": [(0, 5)]}, GraphError, "at least 1x1"),
+        ({"output": {"values": "labels"}}, BackendError, "has no values to compare"),
+    ):
+        with pytest.raises(kind, match=message):
+            deeplabzoo.parity("v3", backbone="mobilenet_v2", **{"backends": ["torch"], **options})
+
+
+def test_bounds_are_those_of_the_design():
+    assert compare.BOUNDS == {"float64": 1e-11, "float32": 2e-5}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("entry", MATRIX, ids=["-".join(map(str, entry)) for entry in MATRIX])
+def test_default_rates(requested, entry, dtype):
+    """The rates of the papers, on an input large enough that every tap works."""
+    arch, backbone, stride = entry
+    report = deeplabzoo.parity(arch, backbone=backbone, output_stride=stride, backends=requested, dtype=dtype)
+    assert report.passed, report.worst
+    assert any(row.case.live for row in report.rows)
+
+
+@pytest.mark.slow
+def test_resnet101(requested):
+    assert deeplabzoo.parity("v3_resnet101.torchvision", backends=requested, sizes=[(97, 129), (96, 64)]).passed
