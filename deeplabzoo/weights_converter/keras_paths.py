@@ -35,12 +35,12 @@ def keras_variable_paths(graph: Graph) -> dict[str, str]:
 
 
 def keras_group_names(graph: Graph) -> dict[str, str]:
-    """The attribute `name` of every layer's group: `layers/conv2d/vars` is labelled `backbone__stem__conv`.
+    """The attribute `name` that Keras writes beside each layer's variables: `layers/conv2d` is `backbone__stem__conv`.
 
-    Keras writes a group for each layer, with or without variables, and one for the model itself. It reads no label.
+    Keys are the layers' groups, without the `vars` that carries the attribute; layers without variables have one too,
+    and so has the model itself (`""`). Keras reads none of them.
     """
-    layers = {f"{group}/vars": keras_layer_name(node.name) for node, group in _groups(graph)}
-    return {"vars": MODEL_NAME, **layers}
+    return {"": MODEL_NAME, **{group: keras_layer_name(node.name) for node, group in _groups(graph)}}
 
 
 def keras_layer_name(node: str) -> str:

@@ -366,7 +366,7 @@ def test_an_auxiliary_head_makes_a_dictionary():
 def test_to_static_computes_the_same(full_graph):
     import paddle
 
-    model = make(build_graph(make_spec("v3plus", backbone="mobilenet_v2", aux=True)))
+    model = make(build_graph(make_spec("v3", backbone="mobilenet_v2", aux=True)))
     static = paddle.jit.to_static(copy.deepcopy(model), full_graph=full_graph)
     x = paddle.to_tensor(image(ODD), dtype="float32")
     with paddle.no_grad():
