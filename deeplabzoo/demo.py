@@ -15,6 +15,7 @@ import numpy as np
 from deeplabzoo.backends import resolve
 from deeplabzoo.core.weights import seeded_weights
 from deeplabzoo.errors import BackendError, DownloadError
+from deeplabzoo.files import make_folder
 from deeplabzoo.inference.colours import VOC_CLASSES
 from deeplabzoo.inference.datasets import find_pairs
 from deeplabzoo.inference.images import read_image, read_mask
@@ -83,7 +84,7 @@ def run_demo(output: Path, data: Path | None, *, tell: Callable[[str], None], ba
         BackendError: no backend is installed.
         OutputError: the folder can't be written.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     present = [name for name in BACKENDS if not resolve(name).missing()]
     for name in BACKENDS:
         if name not in present:

@@ -23,6 +23,14 @@ def check_output(path: Path, *, force: bool = False) -> None:
         raise OutputError(f"output {path}: folder {path.parent} can't be written; choose another")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for outputs, and those above it; `OutputError` where that can't be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"output folder {path} can't be made: {error.strerror}; give another") from None
+
+
 @contextlib.contextmanager
 def beside_then_rename(path: Path) -> Iterator[Path]:
     """Yield a path in the same folder to write to; on success it replaces `path`, on any failure it is removed.

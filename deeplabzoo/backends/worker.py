@@ -136,17 +136,29 @@ class Worker:
     def _ask(
         self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        with contextlib.suppress(BrokenPipeError):  # a dead worker is told of below, with its last words
-            wire.send(_binary(self._process.stdin), header, arrays)
-        try:
-            answer = self._answers.get(timeout=self.time_limit)
-        except queue.Empty:
+        # Sending may block as well as waiting: a worker that hangs reads nothing.
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
             self._process.kill()
+
+        watchdog = threading.Timer(self.time_limit, end)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):  # a dead worker is told of below, with its last words
+                wire.send(_binary(self._process.stdin), header, arrays)
+            answer = self._answers.get()
+        finally:
+            watchdog.cancel()
+        if late.is_set():
             raise WorkerError(
                 f"worker for {self.backend.name} gave no answer to {header['call']!r} in {self.time_limit:g} s and was "
                 f"ended{self._last_lines()}"
-            ) from None
+            )
         if answer is None:
+            self._answers.put(None)  # for whoever asks the dead worker again
             code = self._process.wait()
             raise WorkerError(
                 f"worker for {self.backend.name} died with status {code} during {header['call']!r}{self._last_lines()}"

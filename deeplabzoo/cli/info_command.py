@@ -39,7 +39,7 @@ def command(
         click.echo(spec.to_toml(), nl=False)
         return
     taps = analysis.live_taps(graph, *size)
-    backbone_out = graph.by_name["aspp.fusion.conv"]
+    fusion = graph.by_name["aspp.fusion.conv"]
     features = _deepest(graph)
     data: dict[str, Any] = {
         "model": spec.title,
@@ -50,7 +50,7 @@ def command(
         "parameters": analysis.parameter_count(graph),
         "multiply_adds": analysis.multiply_adds(graph, *size),
         "receptive_field_backbone": analysis.receptive_field(graph, features),
-        "receptive_field_aspp": analysis.receptive_field(graph, backbone_out.inputs[0]),
+        "receptive_field_aspp": analysis.receptive_field(graph, fusion.inputs[0]),
         "atrous_kernels": len(taps),
         "atrous_kernels_all_live": sum(t.live == t.total for t in taps),
         "smallest_size_all_live": analysis.smallest_live_size(graph, spec.output_stride),

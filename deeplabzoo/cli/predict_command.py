@@ -46,7 +46,7 @@ def command(
 
     from deeplabzoo.backends import default_backend
     from deeplabzoo.errors import OutputError
-    from deeplabzoo.files import check_output
+    from deeplabzoo.files import check_output, make_folder
     from deeplabzoo.inference.colours import VOC_CLASSES, overlay
     from deeplabzoo.inference.images import read_image
     from deeplabzoo.inference.pictures import write_labels, write_png
@@ -55,21 +55,20 @@ def command(
 
     options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     model, _ = canonical_model(weights=weights, **options)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"output folder {output} can't be made: {error.strerror}") from None
+    make_folder(output)
     names = [image.stem for image in images]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise OutputError(f"two images are named {doubled[0]!r}, and so would their outputs: run them one by one")
     targets = [(output / f"{name}_labels.png", output / f"{name}_overlay.png") for name in names]
     for target in (path for pair in targets for path in pair):
         check_output(target, force=force)
-    pictures = [read_image(path) for path in images]
+    for path in images:  # a broken photo is told of before the long work, and none is kept in memory
+        read_image(path)
     rows, data = [], []
     chosen = backend or default_backend().name
     with bar(len(images), "predict") as step, Predictor(model, backend=chosen, device=device) as predictor:
-        for path, picture, (labels_path, overlay_path) in zip(images, pictures, targets, strict=True):
+        for path, (labels_path, overlay_path) in zip(images, targets, strict=True):
+            picture = read_image(path)
             labels = predictor.labels(picture)
             write_labels(labels_path, labels, force=force)
             write_png(overlay_path, overlay(picture, labels), force=force)
