@@ -6,7 +6,7 @@ DEEPLABZOO_DATA ?= $(wildcard ../shared/data)
 export DEEPLABZOO_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-gpu lint format benchmarks clean
+.PHONY: help setup demo test test-all test-gpu lint format benchmarks clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,6 +23,8 @@ $(VENV)/installed-test: $(VENV)/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
 	@touch $@
 
+setup: $(VENV)/installed-test ## Make .venv with everything, tests and tools included
+
 demo: $(VENV)/installed ## Convert a public checkpoint, run every framework, draw and compare (pictures in demo-output)
 	@$(BIN)/deeplabzoo demo --output demo-output
 
@@ -32,7 +34,7 @@ test: $(VENV)/installed-test ## Run the suite
 test-all: $(VENV)/installed-test ## Run the suite with the heavy cases
 	$(BIN)/python -m pytest -m "not gpu"
 
-test-gpu: ## Run the GPU suite with PYTHON as it is; installs nothing
+test-gpu: ## Run the GPU suite with PYTHON as it is (it needs pytest and numpy); installs nothing
 	PYTHONPATH=. $(PYTHON) -m pytest -c tests/gpu/pytest.ini --rootdir . -p no:cacheprovider tests/gpu
 
 lint: $(VENV)/installed-test ## Check style and types

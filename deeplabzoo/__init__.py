@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from deeplabzoo.errors import DeepLabZooError
     from deeplabzoo.models import build, graph, load, run
     from deeplabzoo.parity import parity
+    from deeplabzoo.prediction import predict
     from deeplabzoo.weights_converter.canonical import Canonical
     from deeplabzoo.weights_converter.convert import convert
     from deeplabzoo.zoo.models import list_models
@@ -30,6 +31,7 @@ _WHERE = {
     "list_models": ("zoo.models", "list_models"),
     "load": ("models", "load"),
     "parity": ("parity", "parity"),
+    "predict": ("prediction", "predict"),
     "run": ("models", "run"),
     "spec": ("zoo.models", "named_spec"),
 }
@@ -45,6 +47,7 @@ __all__ = [
     "list_models",
     "load",
     "parity",
+    "predict",
     "run",
     "spec",
 ]

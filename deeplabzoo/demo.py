@@ -58,7 +58,7 @@ class Outcome:
     Attributes:
         pictures: one picture a photo, and the contact sheet last.
         scores: scores of each backend; none where there is no truth.
-        agreements: (backend, backend, share of pixels with equal labels, mIoU of each).
+        agreements: (backend, backend, share of pixels with equal labels).
         report: the float64 parity of the same model and weights.
         real: whether the weights are the public checkpoint's.
     """
@@ -126,7 +126,7 @@ def _model(data: Path | None, tell: Callable[[str], None]) -> tuple[Canonical, b
         checkpoint = data / CHECKPOINT
     else:
         tell(
-            f"no checkpoint at hand (DEEPLABZOO_DATA): downloading {WEIGHTS}, at most {DOWNLOAD_LIMIT:g} s for an answer"
+            f"no checkpoint at hand (set DEEPLABZOO_DATA): downloading {WEIGHTS}, at most {DOWNLOAD_LIMIT:g} s for an answer"
         )
         try:
             checkpoint = fetch(WEIGHTS, time_limit=DOWNLOAD_LIMIT)

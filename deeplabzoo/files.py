@@ -12,13 +12,24 @@ from deeplabzoo.errors import OutputError
 
 
 def check_output(path: Path, *, force: bool = False) -> None:
-    """Raise `OutputError` where `path` can't become an output: it exists (without `force`), or its folder does not."""
-    if path.is_dir():
-        raise OutputError(f"output {path} is a folder; give the name of a file")
-    if path.exists() and not force:
-        raise OutputError(f"output {path} exists; give another name, or --force to replace it")
-    if not path.parent.is_dir():
-        raise OutputError(f"output {path}: there is no folder {path.parent}; make it first")
+    """Raise `OutputError` where `path` can't become an output.
+
+    It exists (without `force`), is no regular file (a device, a pipe: never replaced), its folder does not exist or
+    can't be written, or its name is impossible.
+    """
+    try:
+        if path.is_dir():
+            raise OutputError(f"output {path} is a folder; give the name of a file")
+        if path.exists() and not path.is_file():
+            raise OutputError(f"output {path} is no regular file; give another name")
+        if (path.exists() or path.is_symlink()) and not force:
+            raise OutputError(f"output {path} exists; give another name, or --force to replace it")
+        if not path.parent.is_dir():
+            raise OutputError(f"output {path}: there is no folder {path.parent}; make it first")
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero byte
+        raise OutputError(
+            f"output {str(path)[:80]}: {getattr(error, 'strerror', None) or error}; give another"
+        ) from None
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"output {path}: folder {path.parent} can't be written; choose another")
 
@@ -35,18 +46,21 @@ def make_folder(path: Path) -> None:
 def beside_then_rename(path: Path) -> Iterator[Path]:
     """Yield a path in the same folder to write to; on success it replaces `path`, on any failure it is removed.
 
-    The temporary name keeps the suffixes of `path`, because some writers choose the format by them.
+    The temporary name keeps the suffix of `path`, because some writers choose the format by it. Where `path` is a
+    link, the file it points to is replaced and the link stays.
 
     Raises:
         OutputError: the file can't be written (full disk, no permission).
     """
-    beside = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    target = path.resolve()
+    beside = target.with_name(f".{secrets.token_hex(6)}{target.suffix[:16]}")
     try:
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())
-        beside.replace(path)
+        beside.replace(target)
     except OSError as error:
         raise OutputError(f"output {path} can't be written: {error.strerror or error}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first failure is the one worth telling
+            beside.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from deeplabzoo.backends.worker import Worker
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.spec import ArchSpec
-from deeplabzoo.core.weights import check_weights, classifier_names, seeded_weights
+from deeplabzoo.core.weights import check_weights, classifier_names, plain, seeded_weights
 from deeplabzoo.errors import BackendError, SpecError, WeightsError
 from deeplabzoo.weights_converter.canonical import Canonical, Card
 from deeplabzoo.weights_converter.convert import read_source
@@ -61,7 +62,7 @@ def build(
     model, _ = canonical_model(arch, weights=weights, seed=seed, reset_classifier=reset_classifier, **options)
     chosen.check_device(device)
     native = chosen.module("build").build(model.graph, dtype=dtype, device=device)
-    chosen.module("weights").load_weights(native, model.weights)
+    chosen.module("weights").load_weights(native, {name: plain(array) for name, array in model.weights.items()})
     return native
 
 
@@ -107,7 +108,9 @@ def canonical_model(
             raise SpecError(f"arch = {arch!r} was asked for, but the weights are {base.spec.title}; leave it out")
     spec = base.spec if isinstance(weights, Mapping) else changed(base.spec, options)
     model, anew = _with_classes(base, spec, seed, reset_classifier)
-    if isinstance(weights, Mapping):  # nobody has looked at them yet; with a new classifier the old one's shape is free
+    if isinstance(
+        weights, Mapping | Canonical
+    ):  # nobody has looked at them yet; with a new classifier the old one's shape is free
         check_weights(model.graph, model.weights)
     return model, anew
 
@@ -187,9 +190,12 @@ def check_runtime(backend: Backend, dtype: str, device: str) -> None:
 
 def check_images(graph: Graph, x: np.ndarray) -> np.ndarray:
     """The images as an array N, C, H, W; `GraphError` or `WeightsError` where they do not fit."""
-    images = np.asarray(x)
-    if images.ndim != 4 or not np.issubdtype(images.dtype, np.number):
-        raise WeightsError(f"images of shape {images.shape} and dtype {images.dtype}: expected numbers N x C x H x W")
+    try:
+        images = plain(x)
+    except (ValueError, TypeError) as error:  # a ragged list
+        raise WeightsError(f"images can't be made an array: {error}; expected numbers N x C x H x W") from None
+    if images.ndim != 4:
+        raise WeightsError(f"images of shape {images.shape}: expected N x C x H x W")
     graph.shapes(images.shape[2], images.shape[3], images.shape[0])
     if images.shape[1] != graph.input.op.attributes()["channels"]:
         raise WeightsError(f"images of {images.shape[1]} channels: expected {graph.input.op.attributes()['channels']}")
@@ -197,14 +203,17 @@ def check_images(graph: Graph, x: np.ndarray) -> np.ndarray:
 
 
 def _read(arch: str | ArchSpec | None, weights: WeightsLike, options: Mapping[str, Any]) -> Canonical:
+    if not isinstance(weights, Canonical | Mapping | str | Path):
+        raise WeightsError(f"weights = {weights!r}: expected a name, a path, arrays by name, or a canonical model")
     if isinstance(weights, Canonical):
-        return weights
+        return dataclasses.replace(weights, spec=arch) if isinstance(arch, ArchSpec) else weights
     if isinstance(weights, Mapping):
         given = named_spec(arch or "v3plus", **options)
         return Canonical(given, weights, Card(default_preprocessing(given), provenance={"source": "arrays in memory"}))
     spec = arch if isinstance(arch, ArchSpec) else None
     if isinstance(weights, str) and weights in PUBLISHED:
-        return read_source(fetch(weights, progress=sys.stderr.isatty()), layout=PUBLISHED[weights].layout).model
+        file = fetch(weights, progress=sys.stderr is not None and sys.stderr.isatty())
+        return read_source(file, layout=PUBLISHED[weights].layout, spec=spec).model
     return read_source(weights, spec=spec).model
 
 
@@ -221,7 +230,11 @@ def _with_classes(base: Canonical, spec: ArchSpec, seed: int, reset_classifier: 
     fresh = seeded_weights(graph, seed)
     weights = {**base.weights, **{name: fresh[name] for name in anew}}
     # Names of the old classes and the way back to the old file say nothing about the new classifier.
-    card = Card(base.card.preprocessing, (), base.card.provenance)
+    card = Card(
+        base.card.preprocessing,
+        (),
+        {**base.card.provenance, "classifier": f"initialised anew, seed {seed}"},
+    )
     return Canonical(spec, weights, card), anew
 
 

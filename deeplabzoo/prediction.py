@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
+from deeplabzoo.backends import default_backend
 from deeplabzoo.backends.worker import Worker
+from deeplabzoo.inference.images import read_image
 from deeplabzoo.inference.metrics import Scores, confusion
 from deeplabzoo.inference.preprocessing import Preprocessing, predict_labels
-from deeplabzoo.models import default_preprocessing
+from deeplabzoo.models import WeightsLike, canonical_model, default_preprocessing
 from deeplabzoo.weights_converter.canonical import Canonical
 
 
@@ -77,3 +80,24 @@ def scores_dict(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
         "iou": {name: value for name, value in zip(names, scores.iou, strict=True) if value == value},
         "classes_in_truth": [name for name, there in zip(names, scores.present, strict=True) if there],
     }
+
+
+def predict(
+    weights: WeightsLike, image: str | Path | np.ndarray, *, backend: str | None = None, device: str = "cpu"
+) -> np.ndarray:
+    """Labels [H, W] of one photo, at its own size, in an isolated worker.
+
+    Args:
+        weights: name of published weights, path of a file, or a canonical model.
+        image: path of a photo, or uint8 [H, W, 3], RGB.
+        backend: name of the backend; the first installed one by default.
+        device: `cpu` or `gpu`.
+
+    Raises:
+        ImageError: no photo.
+        BackendError, WorkerError: the backend is not there, or died.
+    """
+    photo = image if isinstance(image, np.ndarray) else read_image(image)
+    model, _ = canonical_model(weights=weights)
+    with Predictor(model, backend=backend or default_backend().name, device=device) as predictor:
+        return predictor.labels(photo)

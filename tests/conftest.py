@@ -18,6 +18,9 @@ import pytest
 from deeplabzoo.backends import resolve
 from deeplabzoo.backends.worker import Worker
 
+# Threads of PyTorch that wait by spinning make it ten times slower on cores that others use too; workers inherit this.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DEEPLABZOO_DATA") or REPOSITORY.parent / "shared" / "data")
 REQUESTED = tuple(

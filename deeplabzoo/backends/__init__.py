@@ -49,8 +49,10 @@ class Backend:
 
     @property
     def extra(self) -> str:
-        """The extra of this package that installs the backend."""
-        return {"jax": "jax", "torch": "torch"}.get(self.engine, "keras") if self.folder == "keras" else self.folder
+        """The extras of this package that install the backend."""
+        return (
+            {"jax": "jax", "torch": "torch,keras"}.get(self.engine, "keras") if self.folder == "keras" else self.folder
+        )
 
     def missing(self) -> tuple[str, ...]:
         """Modules that are not installed here."""
@@ -59,10 +61,9 @@ class Backend:
     def require(self) -> None:
         """Raise `BackendError` where the backend is not installed, naming the extra to install."""
         if missing := self.missing():
-            keras = ",keras" if self.folder == "keras" and self.extra == "torch" else ""
             raise BackendError(
                 f"backend {self.name} needs {' and '.join(missing)}, not installed here: "
-                f'run pip install "deeplabzoo[{self.extra}{keras}]"'
+                f'run pip install "deeplabzoo[{self.extra}]"'
             )
 
     def versions(self) -> dict[str, str]:
@@ -117,9 +118,9 @@ def resolve(name: str) -> Backend:
     Raises:
         BackendError: an unknown name.
     """
-    folder, _, engine = name.partition("/")
     if name not in NAMES:
         raise BackendError(unknown("backend", name, NAMES))
+    folder, _, engine = name.partition("/")
     if folder == "keras":
         return Backend("keras", engine or "tensorflow")
     return Backend(folder, folder)

@@ -12,12 +12,18 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from deeplabzoo.core.weights import plain
+
 Arrays = Mapping[str, np.ndarray]
 
 
 def send(stream: BinaryIO, header: Mapping[str, Any], arrays: Arrays | None = None) -> None:
-    """Write one message and flush."""
-    contiguous = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}
+    """Write one message and flush; bfloat16 crosses as float32.
+
+    Raises:
+        WeightsError: an array of no real numbers; nothing has been written then.
+    """
+    contiguous = {name: np.asarray(plain(array), order="C") for name, array in (arrays or {}).items()}
     described = [[name, array.dtype.str, list(array.shape)] for name, array in contiguous.items()]
     text = json.dumps({**header, "arrays": described}).encode()
     stream.write(struct.pack("<Q", len(text)))

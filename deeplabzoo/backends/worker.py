@@ -22,7 +22,7 @@ import numpy as np
 
 from deeplabzoo.backends import Backend, resolve, wire
 from deeplabzoo.core.graph import Graph
-from deeplabzoo.errors import BackendError, WorkerError
+from deeplabzoo.errors import BackendError, WeightsError, WorkerError
 
 TIME_LIMIT = 900.0
 """Seconds a single call may take before the worker is ended."""
@@ -65,7 +65,9 @@ class Worker:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = self._start(python or sys.executable)
         self._answers: queue.Queue[tuple[dict[str, Any], dict[str, np.ndarray]] | None] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._busy = self._closed = False
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         try:
             header, _ = self._ask({"call": "hello"})
         except BaseException:
@@ -83,16 +85,23 @@ class Worker:
         return self._ask({"call": "forward"}, {"x": x})[1]
 
     def close(self) -> None:
-        """End the process."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        """End the process; at once where it is in the middle of a call."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._busy:
+            self._process.kill()  # it may have stopped reading, and then closing its pipe would block
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        self._listener.join(timeout=5)  # it holds the other pipe until the process is gone
+        if self._process.stdout is not None and not self._listener.is_alive():
+            self._process.stdout.close()
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -122,9 +131,10 @@ class Worker:
                 stderr=self._log,
                 env=environment,
             )
-        except OSError as error:
+        except (OSError, TypeError, ValueError) as error:  # no such file, no path at all, a zero byte in it
             self._log.close()
-            raise BackendError(f"worker for {self.backend.name}: {python} can't be run: {error.strerror}") from None
+            reason = getattr(error, "strerror", None) or error
+            raise BackendError(f"worker for {self.backend.name}: {python!r} can't be run: {reason}") from None
 
     def _listen(self) -> None:
         stream = self._process.stdout
@@ -136,6 +146,8 @@ class Worker:
     def _ask(
         self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        if self._closed:
+            raise WorkerError(f"worker for {self.backend.name} is closed: start a new one")
         # Sending may block as well as waiting: a worker that hangs reads nothing.
         late = threading.Event()
 
@@ -146,10 +158,15 @@ class Worker:
         watchdog = threading.Timer(self.time_limit, end)
         watchdog.daemon = True
         watchdog.start()
+        self._busy = True
         try:
             with contextlib.suppress(BrokenPipeError):  # a dead worker is told of below, with its last words
                 wire.send(_binary(self._process.stdin), header, arrays)
             answer = self._answers.get()
+            self._busy = False
+        except WeightsError:  # refused before anything was sent
+            self._busy = False
+            raise
         finally:
             watchdog.cancel()
         if late.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from typing import Any
 
@@ -16,7 +17,7 @@ COMMANDS = {
     "convert": "Convert a checkpoint between frameworks and layouts.",
     "demo": "Run the main job end to end and draw it.",
     "evaluate": "Score a model on photos with true labels.",
-    "info": "Layers, cost and sight of a model.",
+    "info": "Layers, cost and receptive field of a model.",
     "inspect": "Tell format, layout and architecture of a file.",
     "list": "Named models and their published weights.",
     "parity": "Prove that backends compute the same.",
@@ -53,6 +54,12 @@ class _Lazy(click.Group):
             return super().invoke(ctx)
         except DeepLabZooError as error:
             raise _Failure(error) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # click ends quietly when the reader of a pipe is gone
+                raise
+            raise click.ClickException(f"{error.filename or 'output'}: {error.strerror or error}") from None
+        except MemoryError as error:
+            raise click.ClickException(f"not enough memory: {error or 'take a smaller image or model'}") from None
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

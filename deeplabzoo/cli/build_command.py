@@ -18,6 +18,7 @@ from deeplabzoo.cli.common import (
     print_table,
     say,
     spec_options,
+    tell_assumed,
 )
 
 
@@ -57,14 +58,20 @@ def command(
     from deeplabzoo.backends.worker import Worker
     from deeplabzoo.files import check_output
     from deeplabzoo.models import canonical_model
-    from deeplabzoo.weights_converter.convert import FORMAT_OF_BACKEND, SUFFIXES, write_model
+    from deeplabzoo.weights_converter.convert import FORMAT_OF_BACKEND, SUFFIXES, output_format, write_model
 
+    if reset_classifier and weights is None:
+        raise click.UsageError("--reset-classifier needs --weights: without weights everything is initialised anew")
     arch, options = spec_options(**words)
     chosen = resolve(backend) if backend else default_backend()
     chosen.require()
+    to = None if output is not None and output.suffix == ".safetensors" else chosen.folder
     if output is not None:
+        output_format(output, to)
         check_output(output, force=force)
     model, anew = canonical_model(arch, weights=weights, seed=seed, reset_classifier=reset_classifier, **options)
+    if weights:
+        tell_assumed(model)
     graph = model.graph
     shapes = graph.shapes(*size)
     with Worker(chosen.name, device=device) as worker:
@@ -77,7 +84,13 @@ def command(
     if as_json:
         print_json(data)
     else:
-        print_table(data["stages"], ("stage", "output", "parameters", "multiply-adds"))
+        print_table(
+            (
+                (s["stage"], "x".join(map(str, s["output"])), f"{s['parameters']:,}", f"{s['multiply_adds']:,}")
+                for s in data["stages"]
+            ),
+            ("stage", "output", "parameters", "multiply-adds"),
+        )
         click.echo()
         click.echo(f"model            {model.spec.title}, {model.spec.num_classes} classes")
         click.echo(
@@ -88,7 +101,7 @@ def command(
         for name, node in graph.outputs:
             click.echo(f"output {name:9} {'x'.join(map(str, shapes[node]))} (N x C x H x W; height and width are free)")
         click.echo(
-            f"native           {chosen.name} {', '.join(f'{k} {v}' for k, v in versions.items())} on {device_name}; "
+            f"native           {chosen.name} ({', '.join(f'{k} {v}' for k, v in versions.items())}) on {device_name}; "
             f"a 65x65 image gives {'x'.join(map(str, made['out'].shape))}"
         )
     if weights and anew:
@@ -97,7 +110,6 @@ def command(
         suffix = SUFFIXES[FORMAT_OF_BACKEND[chosen.folder]]
         say(f"nothing was saved; to save weights and spec add: --output model{suffix}")
         return
-    to = None if any(output.name.endswith(s) for s in SUFFIXES.values()) else chosen.folder
     _, _, beside, _ = write_model(model, output, to=to, force=force)
     say(f"saved {output}" + (f" and its spec {beside}" if beside else ", which holds its spec"))
 
@@ -114,9 +126,13 @@ def _summary(spec: Any, graph: Any, size: tuple[int, int]) -> dict[str, Any]:
             and (name.count(".") == 0 or (name.startswith("backbone.") and name.count(".") == 1))
             and name != "backbone"
         ):
-            shape = "x".join(map(str, shapes[group.outputs[-1]][1:]))
             stages.append(
-                (name, shape, f"{parameter_count(graph, name + '.'):,}", f"{multiply_adds(graph, *size, name + '.'):,}")
+                {
+                    "stage": name,
+                    "output": list(shapes[group.outputs[-1]][1:]),
+                    "parameters": parameter_count(graph, name + "."),
+                    "multiply_adds": multiply_adds(graph, *size, name + "."),
+                }
             )
     return {
         "model": spec.title,

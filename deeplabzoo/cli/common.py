@@ -7,12 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from deeplabzoo.backends import NAMES
 from deeplabzoo.errors import unknown
+
+if TYPE_CHECKING:
+    from deeplabzoo.weights_converter.canonical import Canonical
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -45,7 +48,7 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
         if isinstance(value, tuple):
             return value
         parts = str(value).lower().split("x")
-        if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        if len(parts) > 2 or not all(part.isdecimal() and len(part) < 7 and int(part) > 0 for part in parts):
             self.fail(f"{value!r}: expected HEIGHTxWIDTH in pixels, such as 513x513", param, ctx)
         return int(parts[0]), int(parts[-1])
 
@@ -125,6 +128,17 @@ def spec_options(
 def say(message: str = "") -> None:
     """A message for people, on stderr."""
     click.echo(message, err=True)
+
+
+def tell_assumed(model: Canonical) -> None:
+    """Say what nobody said about a model: fields that no tensor tells, and how photos are prepared."""
+    if assumed := model.card.provenance.get("assumed"):
+        say(f"note: assumed, because no tensor tells: {assumed}")
+    if model.card.preprocessing is None:
+        say(
+            f"note: nobody says how photos are prepared for these weights; taking what is usual for "
+            f"{model.spec.backbone.name}. Labels may be wrong: convert the source again, or give its .toml back"
+        )
 
 
 def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> None:

@@ -8,6 +8,8 @@ import click
 
 from deeplabzoo.cli.common import PATH, force_option, json_option, print_json, print_table, say
 
+LAYOUT = click.Choice(["deeplabzoo", "torchvision", "tensorflow"])
+
 
 @click.command("convert")
 @click.argument("source", type=PATH)
@@ -15,10 +17,8 @@ from deeplabzoo.cli.common import PATH, force_option, json_option, print_json, p
 @click.option(
     "--to", type=click.Choice(["torch", "paddle", "keras"]), help="Format to write where DEST's suffix does not say."
 )
-@click.option(
-    "--from-layout", help="Layout of SOURCE: deeplabzoo, torchvision or tensorflow; told from the names by default."
-)
-@click.option("--to-layout", default="deeplabzoo", show_default=True, help="Layout of DEST.")
+@click.option("--from-layout", type=LAYOUT, help="Layout of SOURCE; told from the names by default.")
+@click.option("--to-layout", type=LAYOUT, default="deeplabzoo", show_default=True, help="Layout of DEST.")
 @click.option("--spec", "spec_file", type=PATH, help="Spec of SOURCE, where you know it better than the file.")
 @click.option("--output-stride", type=int, help="Take the network at another output stride: 8, 16 or 32.")
 @click.option("--dry-run", is_flag=True, help="Print the ledger, write nothing.")

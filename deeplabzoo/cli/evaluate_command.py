@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from deeplabzoo.cli.common import PATH, backend_option, bar, device_option, json_option, print_json, print_table, say
+from deeplabzoo.cli.common import (
+    PATH,
+    backend_option,
+    bar,
+    device_option,
+    json_option,
+    print_json,
+    print_table,
+    say,
+    tell_assumed,
+)
 
 
 @click.command("evaluate")
@@ -34,6 +44,7 @@ def command(
     pairs = find_pairs(data, split=split)
     options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     model, _ = canonical_model(weights=weights, **options)
+    tell_assumed(model)
     total = np.zeros((model.spec.num_classes,) * 2, np.int64)
     chosen = backend or default_backend().name
     with bar(len(pairs), "evaluate") as step, Predictor(model, backend=chosen, device=device) as predictor:
@@ -51,7 +62,7 @@ def command(
                 (name, f"{value:.4f}", "" if name in present else "not in the truth")
                 for name, value in scores["iou"].items()
             ),
-            ("class", "IoU", ""),
+            ("class", "IoU", "note"),
         )
         click.echo()
         click.echo(f"photos           {len(pairs)}")

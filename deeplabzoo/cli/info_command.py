@@ -81,6 +81,7 @@ def command(
 
 
 def _spec(model: str, backbone: str | None, output_stride: int | None) -> Any:
+    import os
     from pathlib import Path
 
     from deeplabzoo.core.spec import ARCHITECTURES, read_spec
@@ -97,7 +98,8 @@ def _spec(model: str, backbone: str | None, output_stride: int | None) -> Any:
     path = Path(model)
     if path.suffix in (".toml", ".json") and path.is_file():
         return changed(read_spec(path)[0], options)
-    if path.exists() or path.suffix or "/" in model:
+    known_suffix = model.endswith((".toml", ".json", ".safetensors", ".pth", ".pt", ".pdparams", ".h5", ".index"))
+    if known_suffix or "/" in model or os.path.lexists(path):
         return canonical_model(weights=path, **options)[0].spec
     names = [*ARCHITECTURES, *PRESETS, *PUBLISHED]
     raise SpecError(

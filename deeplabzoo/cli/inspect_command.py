@@ -39,6 +39,7 @@ def command(file: Path, from_layout: str | None, tensors: bool, as_json: bool) -
         "parameters": parameter_count(read.model.graph),
         "left_out": {row.foreign: row.transform.removeprefix("left out: ") for row in ledger if not row.canonical},
         "classes": list(read.model.card.classes),
+        "preprocessing": dict(read.model.card.preprocessing or {}),
         "provenance": dict(read.model.card.provenance),
     }
     if as_json:
@@ -56,6 +57,7 @@ def command(file: Path, from_layout: str | None, tensors: bool, as_json: bool) -
         ("parameters", f"{data['parameters']:,}"),
         ("left out", "; ".join(f"{k} ({v})" for k, v in list(data["left_out"].items())[:6])),  # type: ignore[attr-defined]
         ("classes", ", ".join(read.model.card.classes)),
+        ("photos", ", ".join(f"{k} {v}" for k, v in (read.model.card.preprocessing or {}).items())),
         ("from", ", ".join(f"{k} {v}" for k, v in read.model.card.provenance.items())),
         ("notes", "; ".join(read.notes)),
     )

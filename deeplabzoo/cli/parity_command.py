@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from deeplabzoo.cli.common import (
+    BACKEND,
     SIZE,
     architecture_options,
     bar,
@@ -16,6 +17,7 @@ from deeplabzoo.cli.common import (
     print_table,
     say,
     spec_options,
+    tell_assumed,
 )
 
 
@@ -40,7 +42,11 @@ from deeplabzoo.cli.common import (
     help="Image size, repeatable; by default one odd size with all atrous taps live and one even size.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and images.")
-@click.option("--bound", type=float, help="Largest allowed error.  [default: 1e-11 in float64, 2e-5 in float32]")
+@click.option(
+    "--bound",
+    type=click.FloatRange(min=0, min_open=True, max=1),
+    help="Largest allowed error.  [default: 1e-11 in float64, 2e-5 in float32]",
+)
 @json_option
 @click.pass_context
 def command(
@@ -64,13 +70,21 @@ def command(
     deeplabzoo parity --arch v3plus --backends torch,paddle,keras --dtype float64
     deeplabzoo parity --weights model.safetensors --dtype float32
     """
-    from deeplabzoo.backends import resolve
+    from deeplabzoo.models import canonical_model
     from deeplabzoo.parity.forward import REFEREE, parity
 
     arch, options = spec_options(**words)
-    names = [name.strip() for name in backends.split(",") if name.strip()]
-    for name in names:
-        resolve(name)
+    names = [BACKEND.convert(name.strip(), None, ctx) for name in backends.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--backends names none: expected at least one, with commas between")
+    if dtype == "float64" and device == "gpu":
+        raise click.UsageError(
+            "--device gpu is judged in strict float32 against the float64 truth: use --dtype float32"
+        )
+    if weights is not None:
+        model, _ = canonical_model(arch, weights=weights, **options)
+        tell_assumed(model)
+        arch, options = None, {}
     count = (len(names) + 1) * (len(sizes) or 2)
     with bar(count, "parity") as step:
         report = parity(
@@ -78,7 +92,7 @@ def command(
             backends=names,
             dtype=dtype or ("float64" if device == "cpu" else "float32"),
             device=device,
-            weights=weights,
+            weights=None if weights is None else model,
             seed=seed,
             sizes=sizes or None,
             bound=bound,
@@ -102,7 +116,7 @@ def command(
                 )
                 for row in report.rows
             ),
-            ("input", "live taps", "output", "backend", "against", "error", "labels equal", ""),
+            ("input", "live taps", "output", "backend", "against", "error", "labels equal", "verdict"),
         )
     worst = report.worst
     if not any(row.case.live for row in report.rows):

@@ -17,6 +17,7 @@ from deeplabzoo.cli.common import (
     print_json,
     print_table,
     say,
+    tell_assumed,
 )
 
 
@@ -55,15 +56,17 @@ def command(
 
     options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     model, _ = canonical_model(weights=weights, **options)
-    make_folder(output)
+    tell_assumed(model)
     names = [image.stem for image in images]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise OutputError(f"two images are named {doubled[0]!r}, and so would their outputs: run them one by one")
     targets = [(output / f"{name}_labels.png", output / f"{name}_overlay.png") for name in names]
-    for target in (path for pair in targets for path in pair):
-        check_output(target, force=force)
+    if output.is_dir():
+        for target in (path for pair in targets for path in pair):
+            check_output(target, force=force)
     for path in images:  # a broken photo is told of before the long work, and none is kept in memory
         read_image(path)
+    make_folder(output)
     rows, data = [], []
     chosen = backend or default_backend().name
     with bar(len(images), "predict") as step, Predictor(model, backend=chosen, device=device) as predictor:
@@ -86,5 +89,5 @@ def command(
     if as_json:
         print_json(data)
     else:
-        print_table(rows, ("image", "size", "classes"))
+        print_table(rows, ("image", "height x width", "largest classes"))
     say(f"wrote {2 * len(images)} pictures to {output} with {predictor.backend}")

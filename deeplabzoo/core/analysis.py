@@ -102,15 +102,24 @@ def all_taps_live(graph: Graph, height: int, width: int) -> bool:
 
 def smallest_live_size(graph: Graph, stride: int) -> int:
     """The smallest square size of the form `stride * k + 1` at which every tap is live."""
-    size = stride + 1
-    while not all_taps_live(graph, size, size):
-        size += stride
-    return size
+    high = 1
+    while not all_taps_live(graph, stride * high + 1, stride * high + 1):
+        high *= 2
+    low = high // 2  # a larger map never makes a live tap dead, so the size lies in (low, high]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if all_taps_live(graph, stride * middle + 1, stride * middle + 1):
+            high = middle
+        else:
+            low = middle
+    return stride * high + 1
 
 
 def _live(op: ops.Conv2d, size: int, out: int, before: int) -> int:
     """Taps along one axis that read inside [0, size) for some output point."""
-    return sum(
-        any(0 <= point * op.stride + tap * op.dilation - before < size for point in range(out))
-        for tap in range(op.kernel)
-    )
+    live = 0
+    for tap in range(op.kernel):
+        offset = tap * op.dilation - before
+        first = max(0, -(offset // op.stride))  # the first point that reads at 0 or after
+        live += first < out and first * op.stride + offset < size
+    return live

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from deeplabzoo.errors import SpecError, near_match
+
+MOST = 2**20
+"""Largest whole number in a spec; beyond it a slip of the keyboard is likelier than a network."""
 
 
 def check_choice(field: str, value: object, legal: Iterable[object]) -> None:
     """`value` must be one of `legal`."""
     options = list(legal)
-    if value not in options or isinstance(value, bool) != any(isinstance(o, bool) for o in options):
+    # The type counts too: 16.0 equals 16 and True equals 1, but neither may stand for the other in a spec.
+    if not any(type(value) is type(option) and value == option for option in options):
         raise SpecError(
             f"{field} = {value!r}: expected one of {', '.join(map(str, options))}"
             f"{near_match(value, [o for o in options if isinstance(o, str)])}"
@@ -24,25 +29,25 @@ def check_choice(field: str, value: object, legal: Iterable[object]) -> None:
 
 
 def check_int(field: str, value: object, least: int = 1) -> None:
-    """`value` must be a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SpecError(f"{field} = {value!r}: expected a whole number of at least {least}")
+    """`value` must be a whole number of at least `least` and at most `MOST`."""
+    if type(value) is not int or not least <= value <= MOST:
+        raise SpecError(f"{field} = {_shown(value)}: expected a whole number of at least {least} and at most {MOST}")
 
 
 def check_ints(field: str, value: object, *, length: int | None = None) -> None:
     """`value` must be a tuple of positive whole numbers, of `length` where one is given."""
-    legal = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in value)
+    legal = isinstance(value, tuple) and all(type(v) is int and 0 < v <= MOST for v in value)
     if not legal or (length is not None and len(typing.cast("tuple[int, ...]", value)) != length):
         wanted = "positive whole numbers" if length is None else f"{length} positive whole numbers"
-        raise SpecError(f"{field} = {value!r}: expected {wanted}")
+        raise SpecError(f"{field} = {_shown(value)}: expected {wanted} of at most {MOST}")
 
 
 def check_number(field: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
     """`value` must be a finite number in [low, high), or (low, high) with `open_low`."""
-    legal = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    legal = isinstance(value, int | float) and not isinstance(value, bool) and value == value
     if not legal or not (low < value if open_low else low <= value) or value >= high:  # type: ignore[operator]
         bounds = f"{'>' if open_low else '>='} {low:g} and < {high:g}"
-        raise SpecError(f"{field} = {value!r}: expected a number {bounds}")
+        raise SpecError(f"{field} = {_shown(value)}: expected a number {bounds}")
 
 
 def check_bool(field: str, value: object) -> None:
@@ -55,6 +60,11 @@ def check_norm(section: str, epsilon: object, momentum: object) -> None:
     """Epsilon above 0 and below 1, momentum (share of the old statistic) at least 0 and below 1."""
     check_number(f"{section}.epsilon", epsilon, 0, 1, open_low=True)
     check_number(f"{section}.momentum", momentum, 0, 1)
+    # Frameworks compute with float32's neighbours of these, which must be legal as well.
+    if np.float32(epsilon) == 0:  # type: ignore[arg-type]
+        raise SpecError(f"{section}.epsilon = {epsilon!r}: expected a number that float32 can tell from 0")
+    if np.float32(momentum) == 1:  # type: ignore[arg-type]
+        raise SpecError(f"{section}.momentum = {momentum!r}: expected a number that float32 can tell from 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +76,7 @@ class Section:
             value = getattr(self, field.name)
             if isinstance(value, list):  # TOML and JSON know no tuples
                 object.__setattr__(self, field.name, tuple(value))
-            elif isinstance(value, int) and not isinstance(value, bool) and field.type in ("float", float):
+            elif type(value) is int and field.type in ("float", float) and abs(value) <= MOST:
                 object.__setattr__(self, field.name, float(value))
         self.validate()
 
@@ -104,7 +114,9 @@ class Section:
         if missing := [name for name in required if name not in data]:
             raise SpecError(f"field {where}{missing[0]} is missing: give it a value")
         hints = typing.get_type_hints(cls)
-        return cls(**{key: _read(hints[key], value, f"{where}{key}") for key, value in data.items()})
+        # JSON writers say null for a section that is absent.
+        given = {key: value for key, value in data.items() if value is not None or fields[key].default is not None}
+        return cls(**{key: _read(hints[key], value, f"{where}{key}") for key, value in given.items()})
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values, checked again; `TypeError`-free: unknown names are `SpecError`s."""
@@ -113,6 +125,14 @@ class Section:
             if name not in legal:
                 raise SpecError(f"unknown field {name}: expected one of {', '.join(legal)}{near_match(name, legal)}")
         return dataclasses.replace(self, **changes)
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print whole numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_table(where: str, data: object) -> None:

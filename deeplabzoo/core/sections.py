@@ -59,10 +59,12 @@ class ASPPSpec(Section):
         """Check every field."""
         check_ints("aspp.rates", self.rates)
         check_int("aspp.channels", self.channels)
-        if not isinstance(self.order, tuple) or not self.order or len(set(self.order)) != len(self.order):
+        if not isinstance(self.order, tuple) or not self.order:
             raise SpecError(f"aspp.order = {self.order!r}: expected each of {', '.join(BRANCHES)} at most once")
         for branch in self.order:
             check_choice("aspp.order", branch, BRANCHES)
+        if len(set(self.order)) != len(self.order):
+            raise SpecError(f"aspp.order = {self.order!r}: expected each of {', '.join(BRANCHES)} at most once")
         if bool(self.rates) != ("atrous" in self.order):
             raise SpecError(
                 f"aspp.rates = {list(self.rates)} and aspp.order = {list(self.order)} contradict each other: "

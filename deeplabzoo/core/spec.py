@@ -35,6 +35,16 @@ _SHORT = {
 """Fields of sections that may be given to `make_spec` by their own name."""
 
 
+_SECTIONS: dict[str, type[Section]] = {
+    "backbone": BackboneSpec,
+    "aspp": ASPPSpec,
+    "decoder": DecoderSpec,
+    "classifier": ClassifierSpec,
+    "aux": AuxSpec,
+    "output": OutputSpec,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArchSpec(Section):
     """A DeepLab: equal values compute the same function and hash equal; different functions are different values.
@@ -69,6 +79,10 @@ class ArchSpec(Section):
         check_choice("output_stride", self.output_stride, OUTPUT_STRIDES)
         check_int("num_classes", self.num_classes)
         check_int("in_channels", self.in_channels)
+        for field, kind in _SECTIONS.items():
+            value = getattr(self, field)
+            if not isinstance(value, kind) and not (value is None and field in ("decoder", "aux")):
+                raise SpecError(f"{field} = {value!r}: expected a {kind.__name__}; from_dict reads tables")
         if self.arch == "v3" and self.decoder is not None:
             raise SpecError("arch = 'v3' has no decoder: leave the section out, or use arch = 'v3plus'")
         if self.arch == "v3plus" and self.decoder is None:
@@ -107,7 +121,7 @@ class ArchSpec(Section):
         """
         try:
             return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise SpecError(f"the spec is not JSON: {error}") from None
 
     def to_toml(self) -> str:
@@ -125,7 +139,7 @@ class ArchSpec(Section):
         """
         try:
             return cls.from_dict(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise SpecError(f"the spec is not TOML: {error}") from None
 
     def at_output_stride(self, output_stride: int) -> ArchSpec:
@@ -166,7 +180,7 @@ def make_spec(
     paper and TF (separable convolutions with batch norm and ReLU, dropout 0.1). Output: logits at the input's size.
 
     Args:
-        arch: `v3` or `v3plus`; a spec is returned with the other arguments ignored only if none is given.
+        arch: `v3` or `v3plus`; a finished spec is returned as it is.
         backbone: a name, a table with `name` and options, or a `BackboneSpec`.
         output_stride: 8, 16 or 32.
         num_classes: at least 1.
@@ -188,7 +202,8 @@ def make_spec(
     plus = arch == "v3plus"
     aspp: dict[str, Any] = {"rates": _DEFAULT_RATES[output_stride]}
     aspp |= {"branch": "separable_bn_relu", "dropout": 0.1} if plus else {"post_conv": "plain"}
-    if "order" in tables["aspp"] and "atrous" not in tables["aspp"]["order"]:
+    order = tables["aspp"].get("order")
+    if isinstance(order, list | tuple) and "atrous" not in order:
         aspp["rates"] = ()
     data: dict[str, Any] = {
         "arch": arch,
@@ -202,7 +217,8 @@ def make_spec(
     if plus or tables["decoder"]:
         data["decoder"] = {"low_level": family.DEFAULT_LOW_LEVEL, **tables["decoder"]}
     if aux:
-        fields = aux.to_dict() if isinstance(aux, AuxSpec) else aux if isinstance(aux, Mapping) else {}
+        fields = {} if aux is True else aux.to_dict() if isinstance(aux, AuxSpec) else aux
+        check_table("aux", fields)
         data["aux"] = {"tap": family.DEFAULT_AUX, **fields}
     return ArchSpec.from_dict({**data, **options})
 
@@ -211,6 +227,8 @@ def _tables(backbone: str | Mapping[str, Any] | BackboneSpec, options: dict[str,
     """Take the sections and the short names out of `options`."""
     if isinstance(backbone, BackboneSpec):
         backbone = backbone.to_dict()
+    if not isinstance(backbone, str):
+        check_table("backbone", backbone)
     if not isinstance(backbone, str):
         check_table("backbone", backbone)
     tables: dict[str, dict[str, Any]] = {
@@ -242,7 +260,7 @@ def read_spec(path: Path) -> tuple[ArchSpec, dict[str, Any]]:
         data = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"spec {path} can't be read: {getattr(error, 'strerror', None) or error}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"spec {path} is not {'JSON' if path.suffix == '.json' else 'TOML'}: {error}") from None
     check_table(f"spec {path}", data)
     extra = data.pop("deeplabzoo", {})

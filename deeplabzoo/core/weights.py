@@ -19,6 +19,25 @@ from deeplabzoo.errors import WeightsError
 
 Weights = Mapping[str, np.ndarray]
 
+_REAL = "fiuV"
+"""Kinds of dtype that hold real numbers; `V` is bfloat16, which numpy does not know by itself."""
+
+
+def plain(array: np.ndarray) -> np.ndarray:
+    """The array in a type that every numpy and every framework reads: native byte order, bfloat16 widened to float32.
+
+    Widening loses nothing.
+
+    Raises:
+        WeightsError: no real numbers.
+    """
+    array = np.asarray(array)
+    if array.dtype.kind not in _REAL + "b":
+        raise WeightsError(f"an array of {array.dtype}: expected real numbers")
+    if array.dtype.kind == "V" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
+        return array.astype(np.float32 if array.dtype.kind == "V" else np.float64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
 
 def counters(graph: Graph) -> list[str]:
     """Names of the optional `num_batches_tracked` tensors."""
@@ -34,11 +53,12 @@ def check_weights(graph: Graph, weights: Weights) -> None:
     shapes = graph.parameters()
     missing = sorted(shapes.keys() - weights.keys())
     unexpected = sorted(weights.keys() - shapes.keys() - set(counters(graph)))
-    wrong = [
-        f"{name} {tuple(weights[name].shape)}, expected {shape}"
-        for name, shape in sorted(shapes.items())
-        if name in weights and tuple(weights[name].shape) != shape
-    ]
+    wrong = []
+    for name, shape in sorted(shapes.items()):
+        if name in weights and tuple(weights[name].shape) != shape:
+            wrong.append(f"{name} {tuple(weights[name].shape)}, expected {shape}")
+        elif name in weights and weights[name].dtype.kind not in _REAL:
+            wrong.append(f"{name} of {weights[name].dtype}, expected real numbers")
     if missing or unexpected or wrong:
         first = missing[:1] or wrong[:1] or unexpected[:1]
         raise WeightsError(

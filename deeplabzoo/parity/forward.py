@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -81,12 +81,12 @@ class Report:
     bound: float
     versions: dict[str, dict[str, str]]
     devices: dict[str, str]
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...] = field(repr=False)
 
     @property
     def passed(self) -> bool:
-        """Whether all errors are within the bound."""
-        return all(row.error <= self.bound for row in self.rows)
+        """Whether there were comparisons and all errors are within the bound."""
+        return bool(self.rows) and all(row.error <= self.bound for row in self.rows)
 
     @property
     def worst(self) -> Row:
@@ -156,7 +156,9 @@ def parity(
         SpecError, GraphError: a wrong model or a size it can't take.
     """
     tell = progress or (lambda line: None)
-    chosen = [resolve(name) for name in dict.fromkeys(backends)]
+    chosen = list(dict.fromkeys(resolve(name) for name in backends))
+    if bound is not None and not 0 < bound < float("inf"):
+        raise BackendError(f"bound = {bound!r}: expected a finite number above 0")
     if dtype not in BOUNDS:
         raise BackendError(f"dtype = {dtype!r}: parity is judged in {' or '.join(BOUNDS)}")
     if device == "gpu" and dtype == "float64":
@@ -177,6 +179,8 @@ def parity(
     if spec.output.values == "labels":
         raise BackendError("a model that returns labels has no values to compare: use output.values = 'logits'")
     cases = default_cases(spec) if sizes is None else [_case(graph, 2, *size) for size in sizes]
+    if not cases:
+        raise GraphError("no image size was given: expected at least one")
     images = [np.random.default_rng([seed, n]).standard_normal(_shape(graph, case)) for n, case in enumerate(cases)]
 
     outputs: dict[str, list[dict[str, np.ndarray]]] = {}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.core.fields import check_table
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.spec import ArchSpec, read_spec
 from deeplabzoo.errors import FormatError, SpecError
@@ -43,10 +44,27 @@ class Card:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Card:
-        """Inverse of `to_dict`; fields of later versions are ignored."""
+        """Inverse of `to_dict`; fields of later versions are ignored.
+
+        Raises:
+            SpecError: a field of another type than it should have.
+        """
         known = {f.name for f in dataclasses.fields(cls)}
         fields = {name: value for name, value in data.items() if name in known}
+        for name, value in fields.items():
+            if name == "classes":
+                if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
+                    raise SpecError(f"classes = {value!r}: expected a list of names")
+            else:
+                check_table(name, value)
         return cls(**{**fields, "classes": tuple(fields.get("classes", ()))})
+
+    def check(self, spec: ArchSpec) -> None:
+        """`SpecError` where there are names for another number of classes than the spec has."""
+        if self.classes and len(self.classes) != spec.num_classes:
+            raise SpecError(
+                f"{len(self.classes)} class names for num_classes = {spec.num_classes}: expected one a class"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,7 +72,7 @@ class Canonical:
     """Canonical weights, the spec they belong to, and their card."""
 
     spec: ArchSpec
-    weights: Mapping[str, np.ndarray]
+    weights: Mapping[str, np.ndarray] = field(repr=False)
     card: Card = Card()
 
     @property
@@ -77,8 +95,9 @@ def read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[ArchSpec, Ca
         return None
     try:
         data = json.loads(metadata[_KEY])
+        check_table("the metadata", data)
         return ArchSpec.from_dict(data["spec"]), Card.from_dict(data.get("card", {}))
-    except (ValueError, KeyError, TypeError, SpecError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, SpecError) as error:
         raise FormatError(f"{path}: the metadata are broken: {error}; convert the source again") from None
 
 
@@ -108,4 +127,7 @@ def read_card(path: Path) -> tuple[ArchSpec, Card]:
         SpecError: the file can't be read or is wrong.
     """
     spec, extra = read_spec(path)
-    return spec, Card.from_dict(extra)
+    try:
+        return spec, Card.from_dict(extra)
+    except SpecError as error:
+        raise SpecError(f"spec {path}: {error}") from None

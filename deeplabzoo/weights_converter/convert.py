@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Source:
     evidence: str
     told: tuple[str, ...]
     assumed: tuple[str, ...]
-    ledger: tuple[LedgerRow, ...]
+    ledger: tuple[LedgerRow, ...] = field(repr=False)
     notes: tuple[str, ...]
 
 
@@ -75,7 +75,7 @@ class Conversion:
     sidecar: Path | None
     format: str
     layout: str
-    ledger: tuple[LedgerRow, ...]
+    ledger: tuple[LedgerRow, ...] = field(repr=False)
     notes: tuple[str, ...]
 
 
@@ -103,13 +103,19 @@ def read_source(
         SpecError: a spec beside the file is wrong.
     """
     if isinstance(source, Mapping):
-        checkpoint = Checkpoint(dict(source), "arrays", {})
+        arrays = {str(name): np.asarray(array) for name, array in source.items()}
+        checkpoint = Checkpoint(arrays, "arrays", {})
         found, origin = None, "arrays in memory"
+    elif not isinstance(source, str | Path):
+        raise FormatError(f"source = {source!r}: expected a path, or foreign tensors by name")
     else:
         path = Path(source)
         checkpoint = formats.read(path)
-        found, origin = read_metadata(checkpoint.metadata, path) or read_sidecar(path), path.name
+        found = read_metadata(checkpoint.metadata, path) or read_sidecar(path)
+        origin = path.name.encode(errors="replace").decode()  # a name of raw bytes is no text
     card = found[1] if found else None
+    if found is not None:
+        found[1].check(found[0])
     known, evidence = (get_layout(layout), "named by the caller") if layout else detect_layout(checkpoint)
     told: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
@@ -126,9 +132,10 @@ def read_source(
     if card is None:
         card = known.card(changed)
     if not card.provenance:
-        card = dataclasses.replace(
-            card, provenance={"source": origin, "layout": known.name, "format": checkpoint.format}
-        )
+        provenance = {"source": origin, "layout": known.name, "format": checkpoint.format}
+        if assumed:  # kept with the weights, so that a guess never turns into a fact on the way
+            provenance["assumed"] = "; ".join(assumed)
+        card = dataclasses.replace(card, provenance=provenance)
     if card.foreign is None and known.name != "deeplabzoo":
         names = [row.foreign for row in rows if row.canonical]
         card = dataclasses.replace(card, foreign={"layout": known.name, "format": checkpoint.format, "names": names})
@@ -154,7 +161,7 @@ def write_model(
         LayoutError: the layout can't hold this network.
         WeightsError: the weights do not fit the spec.
     """
-    file_format = _output_format(path, to)
+    file_format = output_format(path, to)
     chosen = get_layout(layout)
     check_weights(model.graph, model.weights)
     tensors, rows = to_foreign(model.weights, chosen, model.spec, file_format, model.card.foreign)
@@ -167,13 +174,14 @@ def write_model(
         check_output(path, force=force)
         if beside is not None:
             check_output(beside, force=force)
+        text = sidecar_text(model).encode()
         metadata = model.metadata() if file_format == "safetensors" else None
         formats.write(
             path, tensors, format=file_format, metadata=_file_metadata(model, file_format, metadata), force=force
         )
         if beside is not None:
             with beside_then_rename(beside) as temporary:
-                temporary.write_text(sidecar_text(model), encoding="utf-8")
+                temporary.write_bytes(text)
     return file_format, tuple(rows), beside, notes
 
 
@@ -210,7 +218,7 @@ def convert(
         FormatError, LayoutError, SpecError, WeightsError, OutputError: one line each, nothing half-written.
     """
     if dest is not None and not dry_run:
-        _output_format(Path(dest), to)
+        output_format(Path(dest), to)
         check_output(Path(dest), force=force)
     read = read_source(source, layout=from_layout, spec=spec, output_stride=output_stride)
     if dest is None:
@@ -238,13 +246,20 @@ def _read_spec(layout: Layout, checkpoint: Checkpoint) -> Any:
         raise LayoutError(f"layout {layout.name}: {error}") from None
 
 
-def _output_format(path: Path, to: str | None) -> str:
+def output_format(path: Path, to: str | None) -> str:
+    """Format of an output, by its suffix or the backend `to`.
+
+    Raises:
+        FormatError: an unknown suffix or backend, or both contradict each other.
+    """
     if to is None:
         return formats.format_of_suffix(path)
     backend = to.split("/")[0]
     if backend not in FORMAT_OF_BACKEND:
         raise FormatError(unknown("backend", to, FORMAT_OF_BACKEND))
     wanted = FORMAT_OF_BACKEND[backend]
+    if wanted == "keras-h5" and not path.name.endswith(SUFFIXES[wanted]):
+        raise FormatError(f"output {path.name}: Keras reads only files named *{SUFFIXES[wanted]}; name it so")
     if any(path.name.endswith(suffix) for suffix in SUFFIXES.values()) and formats.format_of_suffix(path) != wanted:
         raise FormatError(
             f"output {path.name} has the suffix of {formats.format_of_suffix(path)}, but --to {to} writes {wanted}: "

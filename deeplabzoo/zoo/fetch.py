@@ -61,7 +61,7 @@ def download(weights: Published, folder: Path, *, progress: bool = False, time_l
             pooch.retrieve(weights.url, None, fname=file.name, path=folder, downloader=downloader)
         except (OSError, ValueError) as error:  # requests' errors are OSErrors
             raise DownloadError(
-                f"{weights.name} can't be downloaded from {weights.url}: {_short(error)}; fetch it by hand and give its path"
+                f"{weights.name} can't be downloaded from {weights.url}: {_short(error)}; fetch it by hand, unpack it, and give the path of the checkpoint"
             ) from None
     digest = _sha256(file)
     expected = pin.read_text(encoding="ascii").strip() if pin.is_file() else weights.digest

@@ -173,7 +173,7 @@ def list_models(pattern: str = "*") -> list[str]:
     names = [*PRESETS, *PUBLISHED]
     if not any(sign in pattern for sign in "*?["):
         pattern = f"*{pattern}*"
-    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern))
+    return sorted(name for name in names if fnmatch.fnmatchcase(name, pattern.lower()))
 
 
 def named_spec(name: str | ArchSpec, **options: Any) -> ArchSpec:

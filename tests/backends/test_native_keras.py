@@ -28,22 +28,14 @@ def require(engine: str) -> None:
         pytest.skip(f"keras or {engine} is not installed")
 
 
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    require(request.param)
-    return str(request.param)
-
-
-@pytest.fixture(
-    params=[pytest.param(name, marks=[pytest.mark.slow] if name != "tensorflow" else []) for name in ENGINES]
-)
-def heavy_engine(request: pytest.FixtureRequest) -> str:
-    """JAX compiles each network and size anew, and Keras is slow on torch: beyond a short look they are slow cases."""
-    require(request.param)
-    return str(request.param)
+def on_engines(*slow: str) -> pytest.MarkDecorator:
+    """One case an engine. JAX compiles each network and size anew, and big networks are slow on torch."""
+    engines = [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in ENGINES]
+    return pytest.mark.parametrize("engine", engines)
 
 
 def run_checks(engine: str, *names: str) -> str:
+    require(engine)
     root = PROGRAM.parents[2]
     path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH", ""))))
     environment = {**os.environ, "KERAS_BACKEND": engine, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -55,28 +47,32 @@ def run_checks(engine: str, *names: str) -> str:
     return done.stdout
 
 
-def test_forward_equals_the_reference(heavy_engine: str) -> None:
-    assert run_checks(heavy_engine, "check_forward").count("\n") == 24
+@on_engines("jax", "torch")
+def test_forward_equals_the_reference(engine: str) -> None:
+    assert run_checks(engine, "check_forward").count("\n") == 24
 
 
-def test_forward_of_variants_equals_the_reference(heavy_engine: str) -> None:
-    run_checks(heavy_engine, "check_variants")
+@on_engines("jax", "torch")
+def test_forward_of_variants_equals_the_reference(engine: str) -> None:
+    run_checks(engine, "check_variants")
 
 
+@on_engines()
 def test_layers_equal_the_reference(engine: str) -> None:
     run_checks(engine, "check_briefly", "check_window_layers", "check_half_precision", "check_argmax_of_equals")
 
 
+@on_engines("jax")
 def test_training(engine: str) -> None:
     run_checks(engine, "check_training", "check_batch_norm", "check_one_value")
 
 
+@on_engines("jax")
 def test_files(engine: str) -> None:
     run_checks(engine, "check_saving", "check_configuration", "check_paths", "check_weights_written_without_keras")
 
 
 def test_graph_mode_and_xla() -> None:
-    require("tensorflow")
     run_checks("tensorflow", "check_tensorflow_graphs", "check_tensorflow_free_sizes_in_training")
 
 

@@ -10,7 +10,7 @@ from deeplabzoo.backends.keras import ops as layers
 from deeplabzoo.backends.keras._sizes import index_dtype
 from deeplabzoo.core import ops
 from deeplabzoo.core.graph import Graph
-from deeplabzoo.errors import BackendError
+from deeplabzoo.errors import BackendError, unknown
 from deeplabzoo.weights_converter.keras_paths import MODEL_NAME, keras_layer_name
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -34,7 +34,9 @@ class DeepLab(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Layers and connections as every functional model has them, and the graph."""
-        return {**super().get_config(), "graph": self.graph.to_json()}
+        config: dict[str, Any] = super().get_config()
+        # Keras' own helpers may rewire the layers into a model of this class, which then has no description.
+        return config if self.graph is None else {**config, "graph": self.graph.to_json()}
 
 
 def build(graph: Graph, *, dtype: str = "float32", device: str = "cpu") -> DeepLab:
@@ -46,8 +48,10 @@ def build(graph: Graph, *, dtype: str = "float32", device: str = "cpu") -> DeepL
         device: `cpu`, or `gpu`, where the variables live.
 
     Raises:
-        BackendError: float64 on JAX while its 64-bit types are switched off.
+        BackendError: another dtype, or float64 on JAX while its 64-bit types are switched off.
     """
+    if dtype not in DTYPES:
+        raise BackendError(unknown("dtype", dtype, DTYPES))
     if dtype == "float64" and index_dtype() != "int64":
         raise BackendError(
             "Keras on JAX was asked for float64 while 64-bit types are switched off: run "

@@ -6,12 +6,6 @@ MODULES = ("keras",)
 DISTRIBUTIONS = ("keras",)
 """Installed distributions whose versions are worth telling, beside the Keras backend's."""
 
-EXTRA = "keras"
-"""`pip install deeplabzoo[EXTRA]`."""
-
-ENGINES = ("tensorflow", "jax", "torch")
-"""What Keras can run on, chosen by the environment variable KERAS_BACKEND before Keras is imported."""
-
 FLOAT64 = True
 DYNAMIC_SIZE = True
 GPU = True

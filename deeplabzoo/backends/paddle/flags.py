@@ -6,9 +6,6 @@ MODULES = ("paddle",)
 DISTRIBUTIONS = ("paddlepaddle", "paddlepaddle-gpu")
 """Installed distributions whose versions are worth telling."""
 
-EXTRA = "paddle"
-"""`pip install deeplabzoo[EXTRA]`."""
-
 FLOAT64 = True
 DYNAMIC_SIZE = True
 GPU = True

@@ -6,9 +6,6 @@ MODULES = ("torch",)
 DISTRIBUTIONS = ("torch",)
 """Installed distributions whose versions are worth telling."""
 
-EXTRA = "torch"
-"""`pip install deeplabzoo[EXTRA]`."""
-
 FLOAT64 = True
 DYNAMIC_SIZE = True
 GPU = True

@@ -146,10 +146,12 @@ def _left_right_top_bottom(padding: tuple[int, int, int, int]) -> tuple[int, int
 
 
 def _same(x: Tensor, kernel: int, stride: int, dilation: int) -> tuple[int, int, int, int]:
-    """(left, right, top, bottom); the rule of `core.ops.same_padding`, written so that symbolic sizes pass through."""
+    """(left, right, top, bottom) of `core.ops.same_padding`, written so that symbolic sizes stay short expressions."""
+    reach = dilation * (kernel - 1)
     sides: list[int] = []
     for size in (x.shape[-1], x.shape[-2]):
-        out = (size + stride - 1) // stride
-        total = torch.sym_max((out - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+        total = reach - (size - 1) % stride
+        if reach < stride - 1:  # a window shorter than the stride: some sizes need none
+            total = torch.sym_max(total, 0)
         sides += [total // 2, total - total // 2]
     return sides[0], sides[1], sides[2], sides[3]

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from deeplabzoo.backends.torch.weights import to_numpy
+
 
 def configure(device: str) -> None:
     """Make this process compute strictly: TF32 off, deterministic kernels.
@@ -40,4 +42,4 @@ def forward(model: nn.Module, x: np.ndarray) -> dict[str, np.ndarray]:
         results = model(image)
     if not isinstance(results, dict):
         results = {"out": results}
-    return {name: value.cpu().numpy() for name, value in results.items()}
+    return {name: to_numpy(value) for name, value in results.items()}

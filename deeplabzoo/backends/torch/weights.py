@@ -27,5 +27,12 @@ def load_weights(model: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
 
 
 def read_weights(model: nn.Module) -> dict[str, np.ndarray]:
-    """Canonical arrays of a model, on the CPU, in the model's own dtypes (`num_batches_tracked` included)."""
-    return {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
+    """Canonical arrays of a model, on the CPU, in the model's own dtypes (`num_batches_tracked` included; bfloat16 as float32)."""
+    return {name: to_numpy(tensor) for name, tensor in model.state_dict().items()}
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """An array on the CPU; bfloat16, which numpy lacks, as float32."""
+    tensor = tensor.detach().cpu()
+    array: np.ndarray = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return array

@@ -24,8 +24,9 @@ class MobileNetV2(BackboneSpec):
     Attributes:
         name: `mobilenet_v2`.
         width: multiplier of all channel counts; each is rounded to a multiple of `depth_divisor`, never by more than
-            10 % down.
-        depth_divisor: see `width`.
+            10 % down. The expansions inside a block are always rounded to multiples of 8.
+        depth_divisor: 8 (slim, torchvision, HF), or 1, which research/deeplab takes at every width but 1
+            (`feature_extractor.py`), so that width 0.5 has 12 channels where others have 16.
         first_block_dilation: dilation of a block that loses its stride: `previous` (TF, bonlime, HF), `full` (smp), or
             `first_only`: the new dilation in the first block of each stage and none in the others (mmseg).
         padding: TensorFlow's `same`, or `symmetric` (torchvision-like ports); they differ where a strided
@@ -66,10 +67,8 @@ class MobileNetV2(BackboneSpec):
         return tuple(names)
 
     def channels(self, channels: int) -> int:
-        """A channel count of the paper under the width multiplier (`_make_divisible` of TF slim)."""
-        scaled, divisor = channels * self.width, self.depth_divisor
-        rounded = max(divisor, int(scaled + divisor / 2) // divisor * divisor)
-        return rounded + divisor if rounded < 0.9 * scaled else rounded
+        """A channel count of the paper under the width multiplier."""
+        return _divisible(channels * self.width, self.depth_divisor)
 
     def add(self, builder: GraphBuilder, x: str, output_stride: int) -> Features:
         """Stem (3x3 of stride 2) and 17 inverted residuals in seven stages."""
@@ -99,7 +98,9 @@ class MobileNetV2(BackboneSpec):
         made, y = {}, x
         if expansion > 1:
             with builder.scope("expand"):
-                made["expand"] = y = self._conv_bn(builder, y, builder.channels(x) * expansion, 1, 1, 1, "relu6")
+                made["expand"] = y = self._conv_bn(
+                    builder, y, _divisible(builder.channels(x) * expansion, 8), 1, 1, 1, "relu6"
+                )
         with builder.scope("depthwise"):
             made["depthwise"] = y = self._conv_bn(builder, y, builder.channels(y), 3, stride, dilation, "relu6", True)
         with builder.scope("project"):
@@ -133,3 +134,9 @@ class MobileNetV2(BackboneSpec):
         )
         x = builder.batch_norm("bn", x, epsilon=self.epsilon, momentum=self.momentum)
         return builder.activation(activation, x, activation) if activation else x
+
+
+def _divisible(channels: float, divisor: int) -> int:
+    """Nearest multiple of `divisor`, at least `divisor`, never more than 10 % below (`_make_divisible` of TF slim)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded

@@ -9,6 +9,7 @@ from deeplabzoo.core import ops
 from deeplabzoo.core.backbones.base import BackboneSpec, Features, atrous_plan
 from deeplabzoo.core.fields import check_bool, check_choice, check_ints, check_norm
 from deeplabzoo.core.graph import GraphBuilder
+from deeplabzoo.errors import SpecError
 
 _BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 _EXPANSION = 4
@@ -27,8 +28,10 @@ class ResNet(BackboneSpec):
             (PaddleSeg, smp's own encoders, Caffe).
         multi_grid: one rate for each block of stage 4 (DeepLab v3, section 3.1; the paper's best is 1, 2, 4).
         multi_grid_mode: whether those rates `multiply` the dilation (paper, TF, PaddleSeg) or `replace` it (mmseg).
-        padding: `symmetric`, or TensorFlow's `same` for the strided convolutions and the pooling.
-        pool_ceil: whether the stem's pooling rounds its size up (Caffe).
+        padding: of the strided convolutions: `symmetric` (all of them, TF slim's `conv2d_same` too), or TensorFlow's
+            `same` (ports that leave out slim's explicit padding).
+        pool_padding: of the stem's pooling: `symmetric`, or `same` (TF slim).
+        pool_ceil: whether the stem's pooling rounds its size up (Caffe); `same` knows no rounding.
         epsilon: of every batch norm.
         momentum: share of the old statistic that is kept.
     """
@@ -42,6 +45,7 @@ class ResNet(BackboneSpec):
     multi_grid: tuple[int, ...] = (1, 1, 1)
     multi_grid_mode: Literal["multiply", "replace"] = "multiply"
     padding: Literal["symmetric", "same"] = "symmetric"
+    pool_padding: Literal["symmetric", "same"] = "symmetric"
     pool_ceil: bool = False
     epsilon: float = 1e-5
     momentum: float = 0.9
@@ -54,7 +58,13 @@ class ResNet(BackboneSpec):
         check_ints("backbone.multi_grid", self.multi_grid, length=_BLOCKS[self.name][3])
         check_choice("backbone.multi_grid_mode", self.multi_grid_mode, ("multiply", "replace"))
         check_choice("backbone.padding", self.padding, ("symmetric", "same"))
+        check_choice("backbone.pool_padding", self.pool_padding, ("symmetric", "same"))
         check_bool("backbone.pool_ceil", self.pool_ceil)
+        if self.pool_ceil and self.pool_padding == "same":
+            raise SpecError(
+                "backbone.pool_ceil = true contradicts backbone.pool_padding = 'same', which says the size: "
+                "expected only one of them"
+            )
         check_norm("backbone", self.epsilon, self.momentum)
 
     def taps(self) -> tuple[str, ...]:
@@ -70,7 +80,7 @@ class ResNet(BackboneSpec):
             with builder.scope("stem"):
                 x = self._conv_bn(builder, "conv", "bn", x, 64, 7, 2, 1)
                 x = builder.activation("relu", x, "relu")
-                pool_padding: ops.Padding = "same" if self.padding == "same" else (1, 1, 1, 1)
+                pool_padding: ops.Padding = "same" if self.pool_padding == "same" else (1, 1, 1, 1)
                 pool = ops.MaxPool(kernel=3, stride=2, padding=pool_padding, ceil_mode=self.pool_ceil)
                 x = builder.apply("pool", pool, x)
             for stage, count in enumerate(counts, start=1):

@@ -105,6 +105,17 @@ def with_counters(spec: ArchSpec, entries: list[Entry], rename: Mapping[str, str
     return made
 
 
+def require_same_tensors(spec: ArchSpec, published: ArchSpec, title: str) -> None:
+    """`LayoutError` where the project's own class has other tensors than the spec, naming the first difference."""
+    ours, theirs = build_graph(spec).parameters(), build_graph(published).parameters()
+    for name in {**theirs, **ours}:
+        if ours.get(name) != theirs.get(name):
+            raise LayoutError(
+                f"{title} has no such network: {name} is {ours.get(name, 'absent')} here and {theirs.get(name, 'absent')} "
+                "there; use --to-layout deeplabzoo"
+            )
+
+
 def shapes_of(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     """Shapes by name."""
     return {name: tuple(array.shape) for name, array in checkpoint.tensors.items()}

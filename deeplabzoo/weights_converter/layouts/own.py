@@ -108,7 +108,7 @@ def _canonical_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
         )
     canonical = {}
     for path, shape in shapes.items():
-        group, index = path.rsplit("/", 1)
+        group, _, index = path.rpartition("/vars/")
         node = checkpoint.labels.get(group, group).replace("__", ".")
         suffix = _KERAS_NORM[int(index)] if index.isdigit() and int(index) < 4 else index
         if len(shape) == 4:
@@ -194,7 +194,8 @@ def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
     if "backbone.stage1.block1.project.conv.weight" in shapes:
         names = ["backbone.stem.conv.weight"]
         names += [f"backbone.stage{stage}.block1.project.conv.weight" for stage in range(1, 8)]
-        return {"name": "mobilenet_v2", "width": find_width({name: dimension(shapes, name, 0) for name in names})}
+        width, divisor = find_width({name: dimension(shapes, name, 0) for name in names})
+        return {"name": "mobilenet_v2", "width": width, "depth_divisor": divisor}
     raise LayoutError(f"the backbone is none of {', '.join(BACKBONES)}")
 
 

@@ -9,13 +9,23 @@ from __future__ import annotations
 import re
 
 from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.core.backbones import MobileNetV2
 from deeplabzoo.core.graph import Node
 from deeplabzoo.core.ops import Conv2d
 from deeplabzoo.core.spec import ArchSpec, make_spec
 from deeplabzoo.errors import LayoutError
 from deeplabzoo.weights_converter.canonical import Card
 from deeplabzoo.weights_converter.formats import Checkpoint
-from deeplabzoo.weights_converter.layouts.base import Entry, Layout, Reading, described, dimension, require, shapes_of
+from deeplabzoo.weights_converter.layouts.base import (
+    Entry,
+    Layout,
+    Reading,
+    described,
+    dimension,
+    require,
+    require_same_tensors,
+    shapes_of,
+)
 from deeplabzoo.weights_converter.layouts.widths import find_width
 from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
 
@@ -38,6 +48,8 @@ _RULES: tuple[tuple[str, str], ...] = (
 """Canonical group that holds `conv` (and `bn`) -> slim's scope. {stage,block} and {n} are renumbered from 0."""
 
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+
+_ORDER = ("image_pooling", "conv1x1", "atrous")
 
 _HEAD_EPSILON, _HEAD_MOMENTUM = 1e-5, 0.9997
 _TF_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
@@ -84,10 +96,11 @@ class TensorFlowLayout(Layout):
                 for stage in range(1, 8)
             },
         }
-        width = find_width(kernels)
+        width, divisor = find_width(kernels)
         spec = template(
             num_classes=dimension(shapes, "logits/semantic/weights", 3),
             width=width,
+            divisor=divisor,
             order=tuple(order),
             decoder=decoder,
             in_channels=dimension(shapes, "MobilenetV2/Conv/weights", 2),
@@ -113,6 +126,7 @@ class TensorFlowLayout(Layout):
     def entries(self, spec: ArchSpec, file_format: str) -> list[Entry]:
         """Rename node by node, kernels HWIO and HWCM."""
         del file_format
+        self._require_published(spec)
         return [
             Entry(foreign, canonical, transform)
             for node in build_graph(spec).nodes
@@ -135,35 +149,52 @@ class TensorFlowLayout(Layout):
 
     def differences(self, spec: ArchSpec) -> list[str]:
         """Everything but what the tensors tell, and the stride, which TF leaves to the user."""
-        backbone = spec.backbone.to_dict()
-        published = template(
-            num_classes=spec.num_classes,
-            width=float(backbone.get("width", 1.0)),
-            order=spec.aspp.order,
-            decoder=spec.decoder is not None,
-            in_channels=spec.in_channels,
-            channels=spec.aspp.channels,
-        ).to_dict()
-        ours, theirs = described(spec.to_dict()), described(published)
+        ours, theirs = described(spec.to_dict()), described(_published(spec).to_dict())
         free = ("output_stride", "aspp.rates", "output.size", "output.values", "aspp.dropout")
         return [line for line in ours if line not in theirs and not line.startswith(free)]
+
+    def _require_published(self, spec: ArchSpec) -> None:
+        order = tuple(branch for branch in _ORDER if branch in spec.aspp.order)
+        if not isinstance(spec.backbone, MobileNetV2):
+            raise LayoutError(f"{self.title} has no {spec.backbone.name}; use --to-layout deeplabzoo")
+        if spec.aspp.order != order:  # the same tensors, but other columns of the fusion
+            raise LayoutError(f"aspp.order = {list(spec.aspp.order)}: TF has {list(order)}; use --to-layout deeplabzoo")
+        require_same_tensors(spec, _published(spec), self.title)
+
+
+def _published(spec: ArchSpec) -> ArchSpec:
+    """TF's own network with what the tensors of `spec` tell."""
+    backbone = spec.backbone if isinstance(spec.backbone, MobileNetV2) else MobileNetV2(name="mobilenet_v2")
+    return template(
+        num_classes=spec.num_classes,
+        width=backbone.width,
+        divisor=backbone.depth_divisor,
+        order=spec.aspp.order,
+        decoder=spec.decoder is not None,
+        in_channels=spec.in_channels,
+        channels=spec.aspp.channels,
+    )
 
 
 def template(
     *,
     num_classes: int = 21,
     width: float = 1.0,
+    divisor: int | None = None,
     order: tuple[str, ...] = ("image_pooling", "conv1x1"),
     decoder: bool = False,
     in_channels: int = 3,
     channels: int = 256,
     output_stride: int = 8,
 ) -> ArchSpec:
-    """The spec of TF's mobilenet_v2 models: `same` padding, align_corners everywhere, pool first, 1e-5 in the head."""
+    """The spec of TF's mobilenet_v2 models: `same` padding, align_corners everywhere, pool first, 1e-5 in the head.
+
+    research/deeplab rounds channels to multiples of 8 at width 1 and not at all at other widths.
+    """
     head = {"epsilon": _HEAD_EPSILON, "momentum": _HEAD_MOMENTUM}
     return make_spec(
         "v3plus" if decoder else "v3",
-        backbone={"name": "mobilenet_v2", "width": width},
+        backbone={"name": "mobilenet_v2", "width": width, "depth_divisor": divisor or (8 if width == 1 else 1)},
         output_stride=output_stride,
         num_classes=num_classes,
         in_channels=in_channels,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.core.backbones import ResNet
 from deeplabzoo.core.spec import ArchSpec, make_spec
 from deeplabzoo.errors import LayoutError
 from deeplabzoo.weights_converter.canonical import Card
@@ -19,6 +20,7 @@ from deeplabzoo.weights_converter.layouts.base import (
     described,
     dimension,
     require,
+    require_same_tensors,
     shapes_of,
     with_counters,
 )
@@ -92,15 +94,20 @@ class TorchvisionLayout(Layout):
     def entries(self, spec: ArchSpec, file_format: str) -> list[Entry]:
         """Rename node by node; counters where torch has them."""
         del file_format
+        if not isinstance(spec.backbone, ResNet) or spec.arch != "v3":
+            raise LayoutError(f"{self.title} has no {spec.title}; use --to-layout deeplabzoo")
         rename, entries = {}, []
         for node in build_graph(spec).nodes:
             if node.parameters():
                 rename[node.name] = _foreign(node.name, len(spec.aspp.rates) + 1)
                 entries += [Entry(f"{rename[node.name]}.{name.rsplit('.', 1)[1]}", name) for name in node.parameters()]
-        if not spec.aspp.rates or spec.aspp.post_conv != "plain" or "image_pooling" not in spec.aspp.order:
+        hidden = spec.aux.channels if spec.aux else 0
+        channels = (spec.in_channels, spec.aspp.channels, hidden)
+        published = template(spec.backbone.name, spec.num_classes, aux=spec.aux is not None, channels=channels)
+        require_same_tensors(spec, published, self.title)
+        if spec.aspp.order != published.aspp.order:  # the same tensors, but other columns of the fusion
             raise LayoutError(
-                "torchvision has no such head: expected atrous branches, image pooling and a plain 3x3 after the fusion; "
-                "use --to-layout deeplabzoo"
+                f"aspp.order = {list(spec.aspp.order)}: torchvision has {list(published.aspp.order)}; use --to-layout deeplabzoo"
             )
         return with_counters(spec, entries, rename)
 
