@@ -28,7 +28,7 @@ REQUESTED = tuple(
 )
 
 
-@pytest.fixture(scope="session", params=REQUESTED)
+@pytest.fixture(params=REQUESTED)
 def backend(request: pytest.FixtureRequest) -> str:
     """Each requested backend in turn."""
     return request.param

@@ -146,8 +146,8 @@ def test_run(backend):
     assert list(both) == ["out", "aux"]
     for wrong, kind, message in (
         (image(1, 4, 33, 33), WeightsError, "images of 4 channels: expected 3"),
-        (x[0], WeightsError, "expected numbers N x C x H x W"),
-        (np.full((1, 3, 8, 8), "a"), WeightsError, "expected numbers"),
+        (x[0], WeightsError, "expected N x C x H x W"),
+        (np.full((1, 3, 8, 8), "a"), WeightsError, "expected real numbers"),
     ):
         with pytest.raises(kind, match=message):
             deeplabzoo.run(model, wrong, backend=backend)

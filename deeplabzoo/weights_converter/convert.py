@@ -174,7 +174,7 @@ def write_model(
         check_output(path, force=force)
         if beside is not None:
             check_output(beside, force=force)
-        text = sidecar_text(model).encode()
+        text = b"" if beside is None else sidecar_text(model).encode()
         metadata = model.metadata() if file_format == "safetensors" else None
         formats.write(
             path, tensors, format=file_format, metadata=_file_metadata(model, file_format, metadata), force=force

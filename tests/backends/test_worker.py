@@ -125,7 +125,7 @@ def test_a_start_that_takes_too_long(requested):
 
 
 def test_an_interpreter_that_is_not_there(requested, tmp_path):
-    with pytest.raises(BackendError, match=r"worker for .*: /nowhere/python can't be run: No such file"):
+    with pytest.raises(BackendError, match=r"worker for .*: '/nowhere/python' can't be run: No such file"):
         Worker(requested[0], python="/nowhere/python")
     script = tmp_path / "python"
     script.write_text("#!/bin/sh\necho 'this is no Python' >&2\nexit 3\n")
