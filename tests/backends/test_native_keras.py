@@ -57,7 +57,7 @@ def test_forward_of_variants_equals_the_reference(engine: str) -> None:
     run_checks(engine, "check_variants")
 
 
-@on_engines()
+@on_engines("jax")
 def test_layers_equal_the_reference(engine: str) -> None:
     run_checks(engine, "check_briefly", "check_window_layers", "check_half_precision", "check_argmax_of_equals")
 
