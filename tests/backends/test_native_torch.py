@@ -342,6 +342,7 @@ def test_compile_for_several_sizes(spec):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, inside its compiler
 def test_compile_with_inductor():
     check_compiled(SPEC, ((64, 96),))
 
