@@ -14,7 +14,7 @@ from deeplabzoo.core.sections import BRANCHES
 from deeplabzoo.core.spec import ArchSpec, make_spec
 from deeplabzoo.errors import LayoutError, SpecError
 from deeplabzoo.weights_converter.formats import Checkpoint
-from deeplabzoo.weights_converter.keras_paths import keras_variable_paths
+from deeplabzoo.weights_converter.keras_paths import keras_node_name, keras_variable_paths
 from deeplabzoo.weights_converter.layouts.base import (
     Entry,
     Layout,
@@ -109,7 +109,7 @@ def _canonical_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     canonical = {}
     for path, shape in shapes.items():
         group, _, index = path.rpartition("/vars/")
-        node = checkpoint.labels.get(group, group).replace("__", ".")
+        node = keras_node_name(checkpoint.labels.get(group, group))
         suffix = _KERAS_NORM[int(index)] if index.isdigit() and int(index) < 4 else index
         if len(shape) == 4:
             transform = depthwise(shape[2]) if "depthwise" in group else HWIO
