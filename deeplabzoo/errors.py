@@ -68,7 +68,16 @@ def near_match(value: object, legal: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+_MOST_NAMES = 24
+
+
 def unknown(what: str, value: object, legal: Iterable[str]) -> str:
-    """Say that `value` is no legal `what`, list the legal ones and suggest a near one."""
+    """Say that `value` is no legal `what`, list the legal ones (of many, the nearest) and suggest a near one."""
     names = [str(name) for name in legal]
-    return f"unknown {what} {value!r}: expected one of {', '.join(names)}{near_match(value, names)}"
+    if len(names) <= _MOST_NAMES:
+        return f"unknown {what} {value!r}: expected one of {', '.join(names)}{near_match(value, names)}"
+    shown = difflib.get_close_matches(str(value), names, n=6, cutoff=0.3) or names[:6]
+    return (
+        f"unknown {what} {value!r}: expected one of {len(names)} names, such as {', '.join(shown)}"
+        f"{near_match(value, names)}"
+    )

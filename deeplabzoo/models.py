@@ -13,6 +13,7 @@ import numpy as np
 from deeplabzoo.backends import Backend, resolve
 from deeplabzoo.backends.worker import Worker
 from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.core.backbones import MobileNetV2, Xception
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.weights import check_weights, classifier_names, plain, seeded_weights
@@ -20,7 +21,7 @@ from deeplabzoo.errors import BackendError, SpecError, WeightsError
 from deeplabzoo.weights_converter.canonical import Canonical, Card
 from deeplabzoo.weights_converter.convert import read_source
 from deeplabzoo.zoo.fetch import fetch
-from deeplabzoo.zoo.models import PUBLISHED, changed, named_spec
+from deeplabzoo.zoo.models import PRESETS, PUBLISHED, changed, named_spec
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 DEVICES = ("cpu", "gpu")
@@ -97,7 +98,9 @@ def canonical_model(
         if reset_classifier:
             raise WeightsError("--reset-classifier needs --weights: without weights everything is initialised anew")
         spec = named_spec(arch or "v3plus", **options)
-        card = Card(default_preprocessing(spec), provenance={"source": f"seeded weights, seed {seed}"})
+        published = PRESETS[arch].preprocessing if isinstance(arch, str) and arch in PRESETS else None
+        preprocessing = default_preprocessing(spec) if published is None else published.to_dict()
+        card = Card(preprocessing, provenance={"source": f"seeded weights, seed {seed}"})
         return Canonical(spec, seeded_weights(build_graph(spec), seed), card), sorted(build_graph(spec).parameters())
     base = _read(arch, weights, options)
     if isinstance(arch, str):
@@ -172,10 +175,12 @@ def graph_and_weights(model: Any) -> tuple[Graph, Mapping[str, np.ndarray], Back
 
 
 def default_preprocessing(spec: ArchSpec) -> dict[str, Any]:
-    """The usual preprocessing of a backbone: [-1, 1] for TF's MobileNetV2, ImageNet's mean and std for ResNet."""
-    from deeplabzoo.inference.preprocessing import IMAGENET, TF_DEEPLAB
+    """The usual preprocessing: Caffe's for v1 and v2, [-1, 1] for TF's backbones, else ImageNet's mean and std."""
+    from deeplabzoo.inference.preprocessing import CAFFE, IMAGENET, TF_DEEPLAB
 
-    if spec.backbone.name == "mobilenet_v2":
+    if spec.arch in ("v1", "v2"):
+        return CAFFE.to_dict()
+    if isinstance(spec.backbone, MobileNetV2 | Xception):
         return TF_DEEPLAB.replace(resize="none", size=None, pad_to=None).to_dict()
     return IMAGENET.to_dict()
 

@@ -5,15 +5,12 @@ Tensors, image and answers come from `shared/goldens.py`; nothing of the public 
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 
 from deeplabzoo.core.architectures import build_graph
-from deeplabzoo.core.spec import make_spec
-from deeplabzoo.core.weights import check_weights
 from deeplabzoo.weights_converter.convert import read_source
+from deeplabzoo.zoo.presets import PRESETS
 
 TORCHVISION = "torchvision_deeplabv3_resnet50"
 TF = ("tf_mobilenetv2_os8", "tf_mobilenetv2_os8_even")
@@ -139,133 +136,13 @@ def test_padding_control(case, goldens, worker, requested):
         assert (error > 1e-3) == caught
 
 
-RESNET = (
-    (r"stem\.(conv|bn)", r"\g<1>1"),
-    (r"stage(\d)\.block(\d+)\.shortcut\.conv", r"layer\1.{\2}.downsample.0"),
-    (r"stage(\d)\.block(\d+)\.shortcut\.bn", r"layer\1.{\2}.downsample.1"),
-    (r"stage(\d)\.block(\d+)\.(conv|bn)(\d)", r"layer\1.{\2}.\3\4"),
-)
-
-
-def renamed(rules, prefix, model_spec, tensors):
-    """Canonical weights by rules `canonical node -> the project's module`, which must use up all tensors."""
-    rules = (*((rf"backbone\.{ours}", prefix + theirs) for ours, theirs in RESNET), *rules)
-    weights = {}
-    for name in build_graph(model_spec).parameters():
-        node, suffix = name.rsplit(".", 1)
-        match, theirs = next((m, t) for ours, t in rules if (m := re.fullmatch(ours, node)))
-        module = re.sub(r"\{(\d+)\}", lambda m: str(int(m[1]) - 1), match.expand(theirs))
-        weights[name] = tensors[f"{module}.{suffix}"]
-    left = {n for n in tensors if not n.endswith("tracked")}
-    assert len(weights) == len(left)
-    check_weights(build_graph(model_spec), weights)
-    return weights
-
-
-OTHER_FAST = "vainf_deeplabv3plus_resnet50_os16"
-OTHERS = {
-    "vainf_deeplabv3plus_resnet50_os16": (
-        make_spec(
-            "v3plus",
-            aspp={"branch": "plain"},
-            decoder={"conv": "plain", "convs": 1, "order": ("low_level", "aspp")},
-        ),
-        "backbone.",
-        (
-            (r"decoder\.low_level\.conv", "classifier.project.0"),
-            (r"decoder\.low_level\.bn", "classifier.project.1"),
-            (r"aspp\.branch(\d)\.conv", r"classifier.aspp.convs.\1.0"),
-            (r"aspp\.branch(\d)\.bn", r"classifier.aspp.convs.\1.1"),
-            (r"aspp\.image_pooling\.conv", "classifier.aspp.convs.4.1"),
-            (r"aspp\.image_pooling\.bn", "classifier.aspp.convs.4.2"),
-            (r"aspp\.fusion\.conv", "classifier.aspp.project.0"),
-            (r"aspp\.fusion\.bn", "classifier.aspp.project.1"),
-            (r"decoder\.conv1\.conv", "classifier.classifier.0"),
-            (r"decoder\.conv1\.bn", "classifier.classifier.1"),
-            (r"classifier\.conv", "classifier.classifier.3"),
-        ),
-    ),
-    "smp_deeplabv3plus_resnet50_os16": (
-        make_spec(
-            "v3plus",
-            first_block_dilation="full",
-            rates=(12, 24, 36),
-            aspp={"branch": "separable", "post_conv": "separable"},
-            decoder={"conv": "separable", "convs": 1, "align_corners": True},
-            output={"align_corners": True},
-        ),
-        "encoder.",
-        (
-            (r"aspp\.branch0\.conv", "decoder.aspp.0.convs.0.0"),
-            (r"aspp\.branch0\.bn", "decoder.aspp.0.convs.0.1"),
-            (r"aspp\.branch(\d)\.depthwise\.conv", r"decoder.aspp.0.convs.\1.0.0"),
-            (r"aspp\.branch(\d)\.pointwise\.conv", r"decoder.aspp.0.convs.\1.0.1"),
-            (r"aspp\.branch(\d)\.pointwise\.bn", r"decoder.aspp.0.convs.\1.1"),
-            (r"aspp\.image_pooling\.conv", "decoder.aspp.0.convs.4.1"),
-            (r"aspp\.image_pooling\.bn", "decoder.aspp.0.convs.4.2"),
-            (r"aspp\.fusion\.conv", "decoder.aspp.0.project.0"),
-            (r"aspp\.fusion\.bn", "decoder.aspp.0.project.1"),
-            (r"aspp\.post\.depthwise\.conv", "decoder.aspp.1.0"),
-            (r"aspp\.post\.pointwise\.conv", "decoder.aspp.1.1"),
-            (r"aspp\.post\.pointwise\.bn", "decoder.aspp.2"),
-            (r"decoder\.low_level\.conv", "decoder.block1.0"),
-            (r"decoder\.low_level\.bn", "decoder.block1.1"),
-            (r"decoder\.conv1\.depthwise\.conv", "decoder.block2.0.0"),
-            (r"decoder\.conv1\.pointwise\.conv", "decoder.block2.0.1"),
-            (r"decoder\.conv1\.pointwise\.bn", "decoder.block2.1"),
-            (r"classifier\.conv", "segmentation_head.0"),
-        ),
-    ),
-    "jfzhang95_deeplabv3plus_resnet101_os16": (
-        make_spec(
-            "v3plus",
-            backbone={"name": "resnet101", "first_block_dilation": "full", "multi_grid": (1, 2, 4)},
-            aspp={"branch": "plain"},
-            decoder={"conv": "plain", "align_corners": True},
-            output={"align_corners": True},
-        ),
-        "backbone.",
-        (
-            (r"aspp\.branch0\.conv", "aspp.aspp1.atrous_conv"),
-            (r"aspp\.branch0\.bn", "aspp.aspp1.bn"),
-            *((rf"aspp\.branch{n}\.conv", f"aspp.aspp{n + 1}.atrous_conv") for n in (1, 2, 3)),
-            *((rf"aspp\.branch{n}\.bn", f"aspp.aspp{n + 1}.bn") for n in (1, 2, 3)),
-            (r"aspp\.image_pooling\.conv", "aspp.global_avg_pool.1"),
-            (r"aspp\.image_pooling\.bn", "aspp.global_avg_pool.2"),
-            (r"aspp\.fusion\.conv", "aspp.conv1"),
-            (r"aspp\.fusion\.bn", "aspp.bn1"),
-            (r"decoder\.low_level\.conv", "decoder.conv1"),
-            (r"decoder\.low_level\.bn", "decoder.bn1"),
-            (r"decoder\.conv1\.conv", "decoder.last_conv.0"),
-            (r"decoder\.conv1\.bn", "decoder.last_conv.1"),
-            (r"decoder\.conv2\.conv", "decoder.last_conv.4"),
-            (r"decoder\.conv2\.bn", "decoder.last_conv.5"),
-            (r"classifier\.conv", "decoder.last_conv.8"),
-        ),
-    ),
-}
-
-
-@pytest.mark.parametrize(
-    "name", [OTHER_FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in OTHERS if n != OTHER_FAST)]
-)
-def test_the_spec_can_say_other_projects(goldens, worker, requested, name):
-    """No layout for these yet; the spec alone decides whether the network can be theirs."""
-    tensors, image, expected = goldens.load_case(name)
-    spec, prefix, rules = OTHERS[name]
-    weights = renamed(rules, prefix, spec, tensors)
-    error, labels = goldens.check(expected, run(worker(requested[0]), spec, weights, image)["out"])
-    assert error <= BOUND
-    assert labels >= LABELS
-
-
-def test_the_spec_can_say_bonlime(goldens, worker, requested):
+def test_bonlime(goldens, worker, requested):
     """TF's network, resized with half-pixel centres; its names are TF's, flattened."""
     tensors, image, expected = goldens.load_case("bonlime_mobilenetv2")
     assert len(tensors) == 272
     tf = goldens.load_case(TF[0])[0]
     spec = read_source(tf).model.spec
-    half_pixel = spec.replace(output=spec.output.replace(align_corners=False))
+    half_pixel = PRESETS["v3_mobilenet_v2.bonlime"].make()
     flat = {shape_name(n): n for n in tf}
     model = read_source(
         {flat[shape_name(n)]: a.reshape(tf[flat[shape_name(n)]].shape) for n, a in tensors.items()}

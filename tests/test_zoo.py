@@ -69,7 +69,7 @@ def test_published_figures():
 def test_list_models():
     assert list_models() == sorted({*PRESETS, *PUBLISHED})
     assert set(list_models("resnet101")) == {n for n in list_models() if "resnet101" in n}
-    assert list_models("v3plus_*") == ["v3plus_mobilenet_v2", "v3plus_resnet101", "v3plus_resnet50"]
+    assert list_models("v2_*") == ["v2_resnet101", "v2_resnet101.kazuto", "v2_vgg16"]
     assert list_models("nothing") == []
 
 

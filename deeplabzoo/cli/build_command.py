@@ -76,7 +76,8 @@ def command(
     shapes = graph.shapes(*size)
     with Worker(chosen.name, device=device) as worker:
         worker.load(graph, model.weights)
-        probe = np.zeros((1, model.spec.in_channels, 65, 65), np.float32)
+        side = _probe_side(graph)
+        probe = np.zeros((1, model.spec.in_channels, side, side), np.float32)
         made = worker.forward(probe)
         versions, device_name = worker.versions, worker.device_name
     data = _summary(model.spec, graph, size)
@@ -94,7 +95,7 @@ def command(
         click.echo()
         click.echo(f"model            {model.spec.title}, {model.spec.num_classes} classes")
         click.echo(
-            f"output stride    {model.spec.output_stride}, rates {', '.join(map(str, model.spec.aspp.rates)) or 'none'}"
+            f"output stride    {model.spec.output_stride}, rates {', '.join(map(str, model.spec.rates)) or 'none'}"
         )
         click.echo(f"parameters       {data['parameters']:,}")
         click.echo(f"multiply-adds    {data['multiply_adds'] / 1e9:.2f} G at {size[0]}x{size[1]}")
@@ -102,7 +103,7 @@ def command(
             click.echo(f"output {name:9} {'x'.join(map(str, shapes[node]))} (N x C x H x W; height and width are free)")
         click.echo(
             f"native           {chosen.name} ({', '.join(f'{k} {v}' for k, v in versions.items())}) on {device_name}; "
-            f"a 65x65 image gives {'x'.join(map(str, made['out'].shape))}"
+            f"a {side}x{side} image gives {'x'.join(map(str, made['out'].shape))}"
         )
     if weights and anew:
         say(f"initialised anew, seed {seed}: {', '.join(anew)}")
@@ -143,3 +144,19 @@ def _summary(spec: Any, graph: Any, size: tuple[int, int]) -> dict[str, Any]:
         "outputs": {name: list(shapes[node]) for name, node in graph.outputs},
         "stages": stages,
     }
+
+
+def _probe_side(graph: Any) -> int:
+    """Side of a small image that the network can take; one without padding needs a larger one."""
+    from deeplabzoo.errors import GraphError
+
+    side = 65
+    while True:
+        try:
+            graph.shapes(side, side)
+        except GraphError:
+            if side > 4096:
+                raise
+            side = 2 * side - 1
+        else:
+            return side

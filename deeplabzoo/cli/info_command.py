@@ -26,9 +26,9 @@ def command(
     as_toml: bool,
     as_json: bool,
 ) -> None:
-    """Layers, parameters, multiply-adds, receptive field and live taps of MODEL.
+    """Layers, parameters, multiply-adds, receptive field, live taps and legal strides of MODEL.
 
-    MODEL is an architecture (v3, v3plus), a preset of `deeplabzoo list`, a weights file or a spec file.
+    MODEL is an architecture (v1, v2, v3, v3plus), a preset of `deeplabzoo list`, a weights file or a spec file.
     """
     from deeplabzoo.core import analysis
     from deeplabzoo.core.architectures import build_graph
@@ -39,7 +39,7 @@ def command(
         click.echo(spec.to_toml(), nl=False)
         return
     taps = analysis.live_taps(graph, *size)
-    fusion = graph.by_name["aspp.fusion.conv"]
+    head = graph.by_name["aspp.fusion.conv"].inputs[0] if spec.aspp else _scores(graph)
     features = _deepest(graph)
     data: dict[str, Any] = {
         "model": spec.title,
@@ -50,10 +50,11 @@ def command(
         "parameters": analysis.parameter_count(graph),
         "multiply_adds": analysis.multiply_adds(graph, *size),
         "receptive_field_backbone": analysis.receptive_field(graph, features),
-        "receptive_field_aspp": analysis.receptive_field(graph, fusion.inputs[0]),
+        "receptive_field_head": analysis.receptive_field(graph, head),
         "atrous_kernels": len(taps),
         "atrous_kernels_all_live": sum(t.live == t.total for t in taps),
         "smallest_size_all_live": analysis.smallest_live_size(graph, spec.output_stride),
+        "other_strides": _other_strides(spec, graph),
         "outputs": {name: list(graph.shapes(*size)[node]) for name, node in graph.outputs},
     }
     if as_json:
@@ -66,13 +67,16 @@ def command(
     click.echo(f"parameters        {data['parameters']:,}")
     click.echo(f"multiply-adds     {data['multiply_adds'] / 1e9:.2f} G at {size[0]}x{size[1]}")
     click.echo(
-        f"receptive field   {data['receptive_field_backbone']} px (backbone), {data['receptive_field_aspp']} px (ASPP, "
-        "image pooling aside)"
+        f"receptive field   {data['receptive_field_backbone']} px (backbone), {data['receptive_field_head']} px "
+        f"({'ASPP, image pooling aside' if spec.aspp else 'head'})"
     )
     click.echo(
         f"atrous kernels    {len(taps)}, with every tap live at {size[0]}x{size[1]}: {data['atrous_kernels_all_live']}; "
         f"all of them from {data['smallest_size_all_live']} px on"
     )
+    for stride, differences in data["other_strides"].items():
+        verdict = f"other values, first at {differences[0]}" if differences else "the same values on the common grid"
+        click.echo(f"at stride {stride:<8}{verdict}")
     for name, shape in data["outputs"].items():
         click.echo(f"output {name:10} {'x'.join(map(str, shape))}")
     if layers:
@@ -85,7 +89,7 @@ def _spec(model: str, backbone: str | None, output_stride: int | None) -> Any:
     from pathlib import Path
 
     from deeplabzoo.core.spec import ARCHITECTURES, read_spec
-    from deeplabzoo.errors import SpecError, near_match
+    from deeplabzoo.errors import SpecError, unknown
     from deeplabzoo.models import canonical_model
     from deeplabzoo.zoo.models import PRESETS, PUBLISHED, changed, named_spec
 
@@ -103,7 +107,7 @@ def _spec(model: str, backbone: str | None, output_stride: int | None) -> Any:
         return canonical_model(weights=path, **options)[0].spec
     names = [*ARCHITECTURES, *PRESETS, *PUBLISHED]
     raise SpecError(
-        f"{model!r} is neither a model nor a file: expected one of {', '.join(names)}, or a path{near_match(model, names)}"
+        f"{unknown('model', model, names)}; there is no such file either (`deeplabzoo list` shows all models)"
     )
 
 
@@ -111,3 +115,27 @@ def _deepest(graph: Any) -> str:
     from deeplabzoo.core.schedule import groups
 
     return str(groups(graph)["backbone"].outputs[-1])
+
+
+def _scores(graph: Any) -> str:
+    return next(str(node.name) for node in graph.nodes if node.name in ("classifier.conv", "classifier.sum"))
+
+
+def _other_strides(spec: Any, graph: Any) -> dict[str, list[str]]:
+    """For each other stride that the network can have with these weights, the nodes whose values change."""
+    from deeplabzoo.core.analysis import stride_differences
+    from deeplabzoo.core.architectures import build_graph
+    from deeplabzoo.core.backbones.base import OUTPUT_STRIDES
+    from deeplabzoo.errors import SpecError
+
+    found = {}
+    for stride in OUTPUT_STRIDES:
+        if stride == spec.output_stride:
+            continue
+        try:
+            other = build_graph(spec.at_output_stride(stride))
+        except SpecError:  # rates that do not divide
+            continue
+        pair = (other, graph) if stride > spec.output_stride else (graph, other)
+        found[str(stride)] = stride_differences(*pair)
+    return found

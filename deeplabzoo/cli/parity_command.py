@@ -47,6 +47,13 @@ from deeplabzoo.cli.common import (
     type=click.FloatRange(min=0, min_open=True, max=1),
     help="Largest allowed error.  [default: 1e-11 in float64, 2e-5 in float32]",
 )
+@click.option(
+    "--narrow",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Divide all channel counts by this, to judge the wiring of a large model in seconds.",
+)
 @json_option
 @click.pass_context
 def command(
@@ -59,6 +66,7 @@ def command(
     sizes: tuple[tuple[int, int], ...],
     seed: int,
     bound: float | None,
+    narrow: int,
     as_json: bool,
     **words: Any,
 ) -> None:
@@ -68,6 +76,7 @@ def command(
 
     \b
     deeplabzoo parity --arch v3plus --backends torch,paddle,keras --dtype float64
+    deeplabzoo parity --arch v3plus_xception65.tf --narrow 8
     deeplabzoo parity --weights model.safetensors --dtype float32
     """
     from deeplabzoo.models import canonical_model
@@ -96,6 +105,7 @@ def command(
             seed=seed,
             sizes=sizes or None,
             bound=bound,
+            narrow=narrow,
             progress=step,
             **options,
         )

@@ -1,4 +1,4 @@
-"""What a graph costs and sees: parameters, multiply-adds, receptive field, live taps."""
+"""What a graph costs and sees: parameters, multiply-adds, receptive field, live taps, and what its stride may be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from deeplabzoo.core import ops
 from deeplabzoo.core.graph import Graph
+from deeplabzoo.errors import GraphError
 
 STATISTICS = ("running_mean", "running_var")
 
@@ -63,7 +64,7 @@ def receptive_field(graph: Graph, node: str) -> int:
         before = [fields[name] for name in current.inputs] or [(1.0, 1.0)]
         side, jump = max(before)
         op = current.op
-        if isinstance(op, ops.Conv2d | ops.MaxPool):
+        if isinstance(op, ops.Conv2d | ops.MaxPool | ops.AvgPool):
             dilation = op.dilation if isinstance(op, ops.Conv2d) else 1
             side, jump = side + (op.kernel - 1) * dilation * jump, jump * op.stride
         elif isinstance(op, ops.GlobalAvgPool):
@@ -102,17 +103,83 @@ def all_taps_live(graph: Graph, height: int, width: int) -> bool:
 
 def smallest_live_size(graph: Graph, stride: int) -> int:
     """The smallest square size of the form `stride * k + 1` at which every tap is live."""
+
+    def live(steps: int) -> bool:
+        try:
+            return all_taps_live(graph, stride * steps + 1, stride * steps + 1)
+        except GraphError:  # too small for a window without padding
+            return False
+
     high = 1
-    while not all_taps_live(graph, stride * high + 1, stride * high + 1):
+    while not live(high):
         high *= 2
     low = high // 2  # a larger map never makes a live tap dead, so the size lies in (low, high]
     while high - low > 1:
         middle = (low + high) // 2
-        if all_taps_live(graph, stride * middle + 1, stride * middle + 1):
+        if live(middle):
             high = middle
         else:
             low = middle
     return stride * high + 1
+
+
+def stride_differences(coarse: Graph, fine: Graph) -> list[str]:
+    """Nodes that compute something else at a finer output stride, with the same weights: `node: why`.
+
+    Where there is none, the maps of the coarse graph are the fine graph's maps on every second (or fourth) point, for
+    images of any size: each convolution has lost its stride to the dilation of those after it (DeepLab v3, section
+    3.1). Looks at the nodes up to the first that mixes the whole map on purpose: image pooling, concatenation, decoder
+    and auxiliary head are left aside.
+
+    Args:
+        coarse: the graph at the larger output stride.
+        fine: the graph of the same spec at the smaller one.
+    """
+    found: list[str] = []
+    counterpart: dict[str, tuple[str, int]] = {coarse.input.name: (fine.input.name, 1)}
+    for node in coarse.nodes[1:]:
+        if not node.name.startswith(_STRIDED_PARTS) or node.name.startswith(_MIXING_PARTS):
+            continue
+        if any(name not in counterpart for name in node.inputs):
+            continue  # behind a node that is told of already
+        sources, ratios = zip(*(counterpart[name] for name in node.inputs), strict=True)
+        twin = fine.by_name.get(node.name)
+        if twin is None and isinstance(node.op, ops.MaxPool) and node.op.kernel == 1:
+            counterpart[node.name] = sources[0], ratios[0] * node.op.stride  # subsampling loses no value
+        elif twin is None or twin.inputs != sources or len(set(ratios)) > 1:
+            found.append(f"{node.name}: is wired otherwise")
+        elif why := _grid_difference(node.op, twin.op, ratios[0]):
+            found.append(f"{node.name}: {why}")
+        else:
+            counterpart[node.name] = twin.name, ratios[0] * _stride(node.op) // _stride(twin.op)
+    return found
+
+
+_STRIDED_PARTS = ("backbone.", "aspp.branch", "head.")
+_MIXING_PARTS = ("aspp.image_pooling",)
+
+
+def _stride(op: ops.Op) -> int:
+    return op.stride if isinstance(op, ops.Conv2d | ops.MaxPool | ops.AvgPool) else 1
+
+
+def _grid_difference(coarse: ops.Op, fine: ops.Op, ratio: int) -> str:
+    """Why two ops differ on the common grid, reading maps of which the fine one has `ratio` points for one; or ""."""
+    if isinstance(coarse, ops.GlobalAvgPool):
+        return "a mean over another grid" if ratio > 1 else ""
+    if isinstance(coarse, ops.MaxPool | ops.AvgPool):
+        same = ratio == 1 and coarse.kernel == fine.kernel and coarse.padding == fine.padding  # type: ignore[attr-defined]
+        return "" if same or coarse.kernel == 1 else "a pooling window of another size in pixels"
+    if not isinstance(coarse, ops.Conv2d) or not isinstance(fine, ops.Conv2d):
+        return ""
+    if coarse.kernel > 1 and fine.dilation != coarse.dilation * ratio:
+        return f"dilation {fine.dilation} instead of {coarse.dilation * ratio}"
+    if coarse == fine and ratio == 1:
+        return ""
+    if coarse.padding == "same" or fine.padding == "same":
+        return "" if coarse.kernel == 1 else "`same` padding lays another grid where sizes are even"
+    wanted = tuple(side * ratio for side in coarse.padding)
+    return "" if fine.padding == wanted else f"padding {fine.padding} instead of {wanted}"
 
 
 def _live(op: ops.Conv2d, size: int, out: int, before: int) -> int:

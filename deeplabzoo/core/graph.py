@@ -155,12 +155,13 @@ class Graph:
 class GraphBuilder:
     """Collects nodes; every method adds one and returns its name.
 
-    Names are relative to the scopes entered with `scope`; the builder keeps the number of channels of each node.
+    Names are relative to the scopes entered with `scope`; the builder keeps channels and stride of each node.
     """
 
     def __init__(self) -> None:
         self._nodes: list[Node] = []
         self._channels: dict[str, int] = {}
+        self._strides: dict[str, int] = {}
         self._scopes: list[str] = []
 
     @contextlib.contextmanager
@@ -175,6 +176,10 @@ class GraphBuilder:
     def channels(self, node: str) -> int:
         """Number of output channels of a node."""
         return self._channels[node]
+
+    def stride(self, node: str) -> int:
+        """Pixels of the image between neighbouring points of a node's map."""
+        return self._strides[node]
 
     def finish(self, outputs: Mapping[str, str]) -> Graph:
         """The graph of all nodes that an output needs; others (a stage nobody reads) are left out."""
@@ -229,13 +234,16 @@ class GraphBuilder:
         return self._add(name, op, inputs, channels)
 
     def activation(self, name: str, x: str, function: str) -> str:
-        """`relu`, `relu6` or `softmax`."""
+        """A function of `ops.Activation`."""
         return self.apply(name, ops.op_from_attributes("activation", {"function": function}), x)
 
     def _add(self, name: str, op: Op, inputs: tuple[str, ...], channels: int) -> str:
         full = ".".join([*self._scopes, name])
         self._nodes.append(Node(full, op, inputs))
         self._channels[full] = channels
+        # A resize takes the grid of the map whose size it takes, which is its last input.
+        before = self._strides[inputs[-1 if isinstance(op, ops.Resize) else 0]] if inputs else 1
+        self._strides[full] = before * op.stride if isinstance(op, ops.Conv2d | ops.MaxPool | ops.AvgPool) else before
         return full
 
 

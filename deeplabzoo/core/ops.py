@@ -144,10 +144,14 @@ class BatchNorm(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Activation(Op):
-    """Pointwise `relu` max(x, 0), `relu6` min(max(x, 0), 6); `softmax` over the channels."""
+    """Pointwise functions, and `softmax` over the channels.
+
+    `relu` max(x, 0), `relu6` min(max(x, 0), 6), `hard_sigmoid` relu6(x + 3) / 6, `hard_swish` x * hard_sigmoid(x)
+    (MobileNetV3, section 5.2), `sigmoid` 1 / (1 + exp(-x)).
+    """
 
     kind: ClassVar[str] = "activation"
-    function: Literal["relu", "relu6", "softmax"]
+    function: Literal["relu", "relu6", "hard_sigmoid", "hard_swish", "sigmoid", "softmax"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +175,28 @@ class MaxPool(Op):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AvgPool(Op):
+    """Mean over square windows with zero padding.
+
+    `ceil_mode` as in `MaxPool`. With `count_padding` a window divides by its area inside the padded map (Caffe, and
+    PyTorch's default), else by the number of its real points (Paddle's default); what `ceil_mode` lets hang over the
+    padded map is never counted.
+    """
+
+    kind: ClassVar[str] = "avg_pool"
+    kernel: int
+    stride: int
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    ceil_mode: bool = False
+    count_padding: bool = False
+
+    def infer(self, shapes: Sequence[Shape]) -> Shape:
+        """N, C and the sizes above."""
+        n, c, h, w = shapes[0]
+        return (n, c, *_window_sizes(self, (h, w), ceil_mode=self.ceil_mode))
+
+
+@dataclass(frozen=True, kw_only=True)
 class GlobalAvgPool(Op):
     """Mean over height and width, N, C, 1, 1."""
 
@@ -183,7 +209,7 @@ class GlobalAvgPool(Op):
 
 @dataclass(frozen=True, kw_only=True)
 class Add(Op):
-    """Sum of two tensors of equal shape."""
+    """Sum of two or more tensors of equal shape, from the first to the last."""
 
     kind: ClassVar[str] = "add"
 
@@ -191,6 +217,19 @@ class Add(Op):
         """The common shape."""
         if len(set(shapes)) != 1:
             raise GraphError(f"the sum needs equal shapes, received {', '.join(map(str, shapes))}")
+        return shapes[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multiply(Op):
+    """The first input times the second, N, C, 1, 1: a gate of one number a channel (squeeze and excite)."""
+
+    kind: ClassVar[str] = "multiply"
+
+    def infer(self, shapes: Sequence[Shape]) -> Shape:
+        """The first shape."""
+        if shapes[1] != (*shapes[0][:2], 1, 1):
+            raise GraphError(f"a gate of shape {shapes[1]} does not fit {shapes[0]}: expected one number a channel")
         return shapes[0]
 
 
@@ -247,7 +286,21 @@ class Argmax(Op):
 
 OPS: dict[str, type[Op]] = {
     op.kind: op
-    for op in (Input, Conv2d, BatchNorm, Activation, MaxPool, GlobalAvgPool, Add, Concat, Resize, Dropout, Argmax)
+    for op in (
+        Input,
+        Conv2d,
+        BatchNorm,
+        Activation,
+        MaxPool,
+        AvgPool,
+        GlobalAvgPool,
+        Add,
+        Multiply,
+        Concat,
+        Resize,
+        Dropout,
+        Argmax,
+    )
 }
 
 
@@ -265,7 +318,7 @@ def op_from_attributes(kind: str, attributes: dict[str, Any]) -> Op:
         raise GraphError(f"op {kind}: {error}") from None
 
 
-def _window_sizes(op: Conv2d | MaxPool, size: tuple[int, int], *, ceil_mode: bool) -> tuple[int, int]:
+def _window_sizes(op: Conv2d | MaxPool | AvgPool, size: tuple[int, int], *, ceil_mode: bool) -> tuple[int, int]:
     dilation = op.dilation if isinstance(op, Conv2d) else 1
     if op.padding == "same":
         return -(-size[0] // op.stride), -(-size[1] // op.stride)

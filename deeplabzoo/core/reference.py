@@ -5,7 +5,7 @@ Every backend is judged against it, not against another backend.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,14 @@ from deeplabzoo.core.interpolation import interpolation_matrix
 from deeplabzoo.core.weights import Weights, check_weights
 
 Array = np.ndarray[Any, Any]
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "hard_sigmoid": lambda x: np.clip(x + 3, 0, 6) / 6,
+    "hard_swish": lambda x: x * (np.clip(x + 3, 0, 6) / 6),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+}
 
 
 def forward(graph: Graph, weights: Weights, image: Array, *, dtype: str = "float64") -> dict[str, Array]:
@@ -61,13 +69,17 @@ def evaluate(op: ops.Op, values: Sequence[Array], parameters: dict[str, Array]) 
             e = np.exp(x - x.max(axis=1, keepdims=True))
             return e / e.sum(axis=1, keepdims=True)
         case ops.Activation():
-            return np.clip(x, 0, 6 if op.function == "relu6" else None)
+            return _ACTIVATIONS[op.function](x)
         case ops.MaxPool():
-            return _max_pool(op, x)
+            return np.maximum.reduce(_windows(op, x, -np.inf, -np.inf))
+        case ops.AvgPool():
+            return _avg_pool(op, x)
         case ops.GlobalAvgPool():
             return x.mean(axis=(2, 3), keepdims=True)
         case ops.Add():
-            return x + values[1]
+            return sum(values[1:], x)
+        case ops.Multiply():
+            return x * values[1]
         case ops.Concat():
             return np.concatenate(values, axis=1)
         case ops.Resize():
@@ -102,15 +114,21 @@ def _conv2d(op: ops.Conv2d, x: Array, parameters: dict[str, Array]) -> Array:
     return y + _per_channel(parameters["bias"]) if op.bias else y
 
 
-def _max_pool(op: ops.MaxPool, x: Array) -> Any:
+def _windows(op: ops.MaxPool | ops.AvgPool, x: Array, border: float, beyond: float) -> list[Array]:
+    """What each tap of the window reads, N, C, out_h, out_w: padding holds `border`, what hangs over it `beyond`."""
     _, _, out_h, out_w = op.infer([x.shape])
     top, bottom, left, right = ops.resolve_padding(op.padding, x.shape[2:], op.kernel, op.stride, 1)
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=border)
     # With ceil_mode the last window may hang over the padded border by less than a stride.
-    sides = ((0, 0), (0, 0), (top, bottom + op.stride), (left, right + op.stride))
-    x = np.pad(x, sides, constant_values=-np.inf)
-    taps = [
+    x = np.pad(x, ((0, 0), (0, 0), (0, op.stride), (0, op.stride)), constant_values=beyond)
+    return [
         x[:, :, u :: op.stride, v :: op.stride][:, :, :out_h, :out_w]
         for u in range(op.kernel)
         for v in range(op.kernel)
     ]
-    return np.maximum.reduce(taps)
+
+
+def _avg_pool(op: ops.AvgPool, x: Array) -> Array:
+    counted = np.ones((1, 1, *x.shape[2:]), x.dtype)
+    count = np.add.reduce(_windows(op, counted, float(op.count_padding), 0.0))
+    return np.asarray(np.add.reduce(_windows(op, x, 0.0, 0.0)) / count)

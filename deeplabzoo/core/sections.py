@@ -1,4 +1,4 @@
-"""The sections of an `ArchSpec` beside the backbone: ASPP, decoder, classifier, auxiliary head, output."""
+"""The sections of an `ArchSpec` beside the backbone: heads, decoder, classifier, auxiliary head, output."""
 
 from __future__ import annotations
 
@@ -78,6 +78,39 @@ class ASPPSpec(Section):
         check_bool("aspp.dropout_channels", self.dropout_channels)
         check_choice("aspp.post_conv", self.post_conv, ("none", *CONV_KINDS))
         check_norm("aspp", self.epsilon, self.momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSpec(Section):
+    """The head of v1 and v2: biased branches without batch norm, each down to class scores, which are summed.
+
+    One branch is v1's LargeFOV, four of rates 6, 12, 18, 24 are v2's ASPP-L (DeepLab v2, section 3.2). With kernel 1
+    it is the plain classifier of v1 on a ResNet (kazuto1011) and of the cascaded v3 (DeepLab v3, section 3.2).
+
+    Attributes:
+        rates: dilation of the first convolution of each branch.
+        kernel: of that convolution: 3, or 1.
+        hidden: channels of the convolutions before the class scores, each with ReLU and dropout; the first has the
+            branch's kernel and rate, the others are 1x1 (VGG-16: fc6 and fc7 with 1024). Empty where the branch's
+            convolution makes the scores itself (ResNet).
+        dropout: rate after each hidden convolution.
+    """
+
+    rates: tuple[int, ...]
+    kernel: int = 3
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.5
+
+    def validate(self) -> None:
+        """Check every field."""
+        check_ints("head.rates", self.rates)
+        if not self.rates:
+            raise SpecError("head.rates is empty: expected one rate a branch")
+        check_choice("head.kernel", self.kernel, (1, 3))
+        if self.kernel == 1 and set(self.rates) != {1}:
+            raise SpecError(f"head.rates = {list(self.rates)}: a 1x1 convolution has no rate; expected 1 or kernel = 3")
+        check_ints("head.hidden", self.hidden)
+        check_number("head.dropout", self.dropout, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +219,8 @@ class OutputSpec(Section):
         size: `input`, or `feature`: the classifier's own smaller map (HF, kazuto1011; the caller resizes).
         align_corners: of the resize to the input's size.
         resize: what is resized, the `logits` or the `features` before the classifier (KerasHub).
-        values: `logits`, `probabilities` (softmax over the classes) or `labels` (argmax, one channel).
+        values: `logits`, `probabilities` (softmax over the classes, sigmoid where there is one) or `labels` (argmax,
+            one channel).
     """
 
     size: Literal["input", "feature"] = "input"

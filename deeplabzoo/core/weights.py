@@ -102,7 +102,7 @@ def seeded_weights(
 
 def classifier_names(graph: Graph) -> list[str]:
     """Parameters whose shape follows the number of classes: the classifier's and the auxiliary classifier's."""
-    return [name for name in graph.parameters() if name.startswith(("classifier.conv.", "aux.classifier."))]
+    return [name for name in graph.parameters() if name.startswith(("classifier.", "aux.classifier."))]
 
 
 def _draw(random: np.random.Generator, suffix: str, shape: tuple[int, ...], norm: bool, lively: bool) -> np.ndarray:

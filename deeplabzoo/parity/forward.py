@@ -129,6 +129,7 @@ def parity(
     seed: int = 0,
     sizes: Iterable[tuple[int, int]] | None = None,
     bound: float | None = None,
+    narrow: int = 1,
     progress: Progress | None = None,
     **options: Any,
 ) -> Report:
@@ -148,6 +149,7 @@ def parity(
         sizes: heights and widths; by default an odd size at which all taps of all atrous kernels are live and an even
             one, neither square. The batch is 2.
         bound: largest allowed error; 1e-11 in float64, 2e-5 in float32.
+        narrow: divide all channel counts by this, to judge the wiring of a large model in seconds; seeded weights only.
         progress: called with a line before each longer step.
         **options: as for `spec`.
 
@@ -168,10 +170,13 @@ def parity(
     for backend in chosen:
         check_runtime(backend, dtype, device)
     if weights is None:
-        spec = named_spec(arch or "v3plus", **options)
+        spec = named_spec(arch or "v3plus", **options).narrowed(narrow)
         graph = build_graph(spec)
         arrays: Weights = seeded_weights(graph, seed, statistics="lively")
         title = f"{spec.title}, stride {spec.output_stride}, seed {seed}"
+        title += f", channels divided by {narrow}" if narrow > 1 else ""
+    elif narrow != 1:
+        raise BackendError(f"narrow = {narrow}: real weights have the channels they have; leave it out")
     else:
         model, _ = canonical_model(arch, weights=weights, **options)
         spec, graph, arrays = model.spec, model.graph, model.weights
@@ -181,32 +186,62 @@ def parity(
     cases = default_cases(spec) if sizes is None else [_case(graph, 2, *size) for size in sizes]
     if not cases:
         raise GraphError("no image size was given: expected at least one")
-    images = [np.random.default_rng([seed, n]).standard_normal(_shape(graph, case)) for n, case in enumerate(cases)]
 
-    outputs: dict[str, list[dict[str, np.ndarray]]] = {}
     versions, devices = {}, {}
+
+    def note(label: str, worker: Worker) -> None:
+        versions[label], devices[label] = worker.versions, worker.device_name
+        worker.close()  # frees its model before the next one is built
+
     with contextlib.ExitStack() as stack:
         # All start before the long work begins: what is missing is told at once.
         workers = [(stack.enter_context(worker), own) for worker, own in (_start(b, dtype, device) for b in chosen)]
         if device == "gpu" and all(worker.device == "cpu" for worker, _ in workers):
             raise BackendError(f"device gpu: none of {', '.join(b.name for b in chosen)} has a GPU here")
-        truths = []
-        for case, image in zip(cases, images, strict=True):
-            tell(f"numpy referee, {case}, float64")
-            truths.append(reference.forward(graph, arrays, image))
-        for worker, own in workers:
-            label = worker.backend.name if own == dtype else f"{worker.backend.name} ({own}, cpu)"
-            worker.load(graph, arrays, dtype=own)
-            outputs[label] = []
-            for case, image in zip(cases, images, strict=True):
-                tell(f"{label}, {case}, {own}")
-                outputs[label].append(worker.forward(image))
-            versions[label], devices[label] = worker.versions, worker.device_name
-            worker.close()  # frees its model before the next one is built
-    rows = tuple(_rows(cases, truths, outputs, pairs=dtype == "float64"))
+        rows = judge(graph, arrays, cases, workers, dtype=dtype, seed=seed, tell=tell, done=note)
     return Report(
         title, graph.digest(), dtype, device, BOUNDS[dtype] if bound is None else bound, versions, devices, rows
     )
+
+
+def judge(
+    graph: Graph,
+    weights: Weights,
+    cases: Sequence[Case],
+    workers: Sequence[tuple[Worker, str]],
+    *,
+    dtype: str = "float64",
+    seed: int = 0,
+    tell: Progress = lambda line: None,
+    done: Callable[[str, Worker], None] = lambda label, worker: None,
+) -> tuple[Row, ...]:
+    """Compare running workers with the referee on seeded images and, in float64, with one another.
+
+    Args:
+        graph: the network.
+        weights: its canonical weights.
+        cases: the inputs.
+        workers: each with the dtype it computes in.
+        dtype: what is judged; pairs are compared in float64 alone.
+        seed: of the images.
+        tell: called with a line before each longer step.
+        done: called with a worker and its label once its outputs are there.
+    """
+    images = [np.random.default_rng([seed, n]).standard_normal(_shape(graph, case)) for n, case in enumerate(cases)]
+    truths = []
+    for case, image in zip(cases, images, strict=True):
+        tell(f"numpy referee, {case}, float64")
+        truths.append(reference.forward(graph, weights, image))
+    outputs: dict[str, list[dict[str, np.ndarray]]] = {}
+    for worker, own in workers:
+        label = worker.backend.name if own == dtype else f"{worker.backend.name} ({own}, cpu)"
+        worker.load(graph, weights, dtype=own)
+        outputs[label] = []
+        for case, image in zip(cases, images, strict=True):
+            tell(f"{label}, {case}, {own}")
+            outputs[label].append(worker.forward(image))
+        done(label, worker)
+    return tuple(_rows(cases, truths, outputs, pairs=dtype == "float64"))
 
 
 def default_cases(spec: ArchSpec) -> list[Case]:

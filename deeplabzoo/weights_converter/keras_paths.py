@@ -121,18 +121,23 @@ def _snake_class(op: ops.Op) -> str:
         case ops.Conv2d():
             return "depthwise_conv2d" if op.depthwise else "conv2d"
         case ops.Activation():
-            return "softmax" if op.function == "softmax" else "re_lu"
+            return _SNAKE_FUNCTION.get(op.function, "activation")
         case ops.Dropout():
             return "spatial_dropout2d" if op.channelwise else "dropout"
     return _SNAKE_CLASS[type(op)]
 
 
+_SNAKE_FUNCTION = {"softmax": "softmax", "relu": "re_lu", "relu6": "re_lu"}
+"""Functions with a layer class of their own."""
+
 _SNAKE_CLASS: dict[type[ops.Op], str] = {
     ops.Input: "input_layer",
     ops.BatchNorm: "batch_normalization",
     ops.MaxPool: "max_pooling2d",
+    ops.AvgPool: "average_pooling2d",
     ops.GlobalAvgPool: "global_average_pooling2d",
     ops.Add: "add",
+    ops.Multiply: "multiply",
     ops.Concat: "concatenate",
     ops.Resize: "resize",
     ops.Argmax: "argmax",

@@ -7,28 +7,15 @@ add the data they were trained on.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from deeplabzoo.core.spec import ARCHITECTURES, ArchSpec, make_spec
 from deeplabzoo.errors import SpecError, unknown
-from deeplabzoo.weights_converter.layouts import tensorflow, torchvision
+from deeplabzoo.zoo.presets import PRESETS, Preset
 
-
-@dataclass(frozen=True)
-class Preset:
-    """A named architecture.
-
-    Attributes:
-        name: `v3_resnet50`, `v3_resnet50.torchvision`, ...
-        source: where its choices come from.
-        make: its spec for a number of classes.
-    """
-
-    name: str
-    source: str
-    make: Callable[[], ArchSpec]
+__all__ = ["PRESETS", "PUBLISHED", "Preset", "Published", "changed", "list_models", "named_spec"]
 
 
 @dataclass(frozen=True)
@@ -59,43 +46,6 @@ class Published:
     miou: float
     source: str
 
-
-_PAPERS = {
-    "v3": "DeepLab v3 (Chen et al. 2017), head as in torchvision",
-    "v3plus": "DeepLab v3+ (Chen et al. 2018), decoder as in tensorflow/models research/deeplab",
-}
-
-
-def _plain(arch: str, backbone: str) -> Preset:
-    return Preset(f"{arch}_{backbone}", _PAPERS[arch], lambda: make_spec(arch, backbone=backbone))
-
-
-def _torchvision(backbone: str) -> Preset:
-    return Preset(
-        f"v3_{backbone}.torchvision",
-        f"torchvision deeplabv3_{backbone} with its auxiliary head",
-        lambda: torchvision.template(backbone, 21, aux=True),
-    )
-
-
-PRESETS: dict[str, Preset] = {
-    preset.name: preset
-    for preset in (
-        *(_plain(arch, name) for arch in ARCHITECTURES for name in ("resnet50", "resnet101", "mobilenet_v2")),
-        _torchvision("resnet50"),
-        _torchvision("resnet101"),
-        Preset(
-            "v3_mobilenet_v2.tf",
-            "tensorflow/models research/deeplab, mobilenet_v2 without atrous branches",
-            tensorflow.template,
-        ),
-        Preset(
-            "v3_mobilenet_v2.tf_dm05",
-            "the same at width 0.5",
-            lambda: tensorflow.template(width=0.5),
-        ),
-    )
-}
 
 _TV = "pytorch.org/vision, DeepLabV3 weights COCO_WITH_VOC_LABELS_V1"
 _TF = "tensorflow/models, research/deeplab/g3doc/model_zoo.md"

@@ -1,16 +1,13 @@
 """The Keras backend on each of its own backends, judged by the numpy referee.
 
-No Keras in this process: `keras_checks.py` holds what is run.
+No Keras in this process: `keras_*_checks.py` hold what is run, in one process an engine.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
+import apart
 import numpy as np
 import pytest
 
@@ -20,12 +17,6 @@ from deeplabzoo.core.spec import make_spec
 from deeplabzoo.weights_converter import keras_paths
 
 ENGINES = ("tensorflow", "jax", "torch")
-PROGRAM = Path(__file__).with_name("keras_checks.py")
-
-
-def require(engine: str) -> None:
-    if importlib.util.find_spec("keras") is None or importlib.util.find_spec(engine) is None:
-        pytest.skip(f"keras or {engine} is not installed")
 
 
 def on_engines(*slow: str) -> pytest.MarkDecorator:
@@ -34,46 +25,56 @@ def on_engines(*slow: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("engine", engines)
 
 
-def run_checks(engine: str, *names: str) -> str:
-    require(engine)
-    root = PROGRAM.parents[2]
-    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH", ""))))
-    environment = {**os.environ, "KERAS_BACKEND": engine, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), *names], env=environment, capture_output=True, text=True, timeout=800
-    )
-    last = "\n".join(done.stderr.strip().splitlines()[-25:])
-    assert done.returncode == 0, f"keras/{engine}, {', '.join(names)}: exit status {done.returncode}\n{last}"
-    return done.stdout
+def run_check(engine: str, file: str, check: str) -> str:
+    if importlib.util.find_spec("keras") is None or importlib.util.find_spec(engine) is None:
+        pytest.skip(f"keras or {engine} is not installed")
+    return apart.run(f"keras/{engine}", f"keras_{file}_checks.py", check, {})
 
 
-@on_engines("jax", "torch")
+@pytest.mark.slow  # `test_parity.py` has the same matrix for TensorFlow
+@on_engines()
 def test_forward_equals_the_reference(engine: str) -> None:
-    assert run_checks(engine, "check_forward").count("\n") == 24
+    assert run_check(engine, "network", "check_forward").count("\n") == 24
 
 
 @on_engines("jax", "torch")
 def test_forward_of_variants_equals_the_reference(engine: str) -> None:
-    run_checks(engine, "check_variants")
+    run_check(engine, "network", "check_variants")
 
 
+@pytest.mark.parametrize("check", ["briefly", "every_op", "half_precision", "configuration"])
 @on_engines("jax")
-def test_layers_equal_the_reference(engine: str) -> None:
-    run_checks(engine, "check_briefly", "check_window_layers", "check_half_precision", "check_argmax_of_equals")
+def test_networks(engine: str, check: str) -> None:
+    run_check(engine, "network", f"check_{check}")
 
 
+@pytest.mark.parametrize(
+    "check",
+    ["window_layers", "pooling_layers", "pointwise_layers", "stock_layers", "argmax_of_equals", "batch_norm"],
+)
 @on_engines("jax")
-def test_training(engine: str) -> None:
-    run_checks(engine, "check_training", "check_batch_norm", "check_one_value")
+def test_layers(engine: str, check: str) -> None:
+    run_check(engine, "layer", f"check_{check}")
 
 
+@pytest.mark.parametrize("check", ["training", "one_value"])
 @on_engines("jax")
-def test_files(engine: str) -> None:
-    run_checks(engine, "check_saving", "check_configuration", "check_paths", "check_weights_written_without_keras")
+def test_training(engine: str, check: str) -> None:
+    run_check(engine, "training", f"check_{check}")
 
 
-def test_graph_mode_and_xla() -> None:
-    run_checks("tensorflow", "check_tensorflow_graphs", "check_tensorflow_free_sizes_in_training")
+@pytest.mark.parametrize("check", ["saving", "paths", "weights_written_without_keras"])
+@on_engines("jax")
+def test_files(engine: str, check: str) -> None:
+    run_check(engine, "file", f"check_{check}")
+
+
+WITH_CORNERS = pytest.param("graphs_with_corners", marks=pytest.mark.slow)  # `every_op` has them too
+
+
+@pytest.mark.parametrize("check", ["graphs", "graphs_of_windows", WITH_CORNERS, "free_sizes_in_training"])
+def test_graph_mode_and_xla(check: str) -> None:
+    run_check("tensorflow", "training", f"check_tensorflow_{check}")
 
 
 def test_transposes_are_exact_inverses_and_views() -> None:

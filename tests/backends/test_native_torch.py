@@ -10,41 +10,16 @@ import weakref
 
 import numpy as np
 import pytest
-from helpers import image, lively, small_spec, with_counters
+from helpers import lively, small_spec, with_counters
+from torch_common import AUX, SPEC, asked_for, build, torch, truth, x  # noqa: F401
 
 import deeplabzoo
-from deeplabzoo.core import reference
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.spec import make_spec
 from deeplabzoo.core.weights import counters
 from deeplabzoo.errors import WeightsError
 from deeplabzoo.parity.compare import error
 from deeplabzoo.weights_converter.convert import write_model
-
-torch = pytest.importorskip("torch", reason="torch is not installed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _asked_for(requested):
-    if "torch" not in requested:
-        pytest.skip("torch is not in DEEPLABZOO_TEST_BACKENDS")
-
-
-SPEC = small_spec()
-AUX = small_spec("v3", aux={"channels": 8}, aspp={"channels": 16})
-
-
-def build(spec=SPEC, **options):
-    return deeplabzoo.build(spec, weights=lively(spec).weights, backend="torch", **options)
-
-
-def x(*shape, seed=0, dtype=torch.float32):
-    return torch.from_numpy(image(*shape, seed=seed)).to(dtype)
-
-
-def truth(spec, images):
-    model = lively(spec)
-    return reference.forward(model.graph, model.weights, images.double().numpy())
 
 
 @pytest.fixture(scope="module")
@@ -311,88 +286,6 @@ def test_channels_last_and_autocast(model):
     assert mixed.shape == expected.shape
     assert mixed.dtype == torch.bfloat16
     assert 1e-4 < error(mixed.detach().float().numpy(), expected.detach().numpy()) < 0.1
-
-
-COMPILED = {
-    "v3plus": SPEC,
-    "aux": AUX,
-    "symmetric": small_spec(backbone={**SPEC.backbone.to_dict(), "padding": "symmetric"}),
-}
-
-
-def check_compiled(spec, sizes, **options):
-    torch._dynamo.reset()
-    native = build(spec)
-    compiled = torch.compile(native, fullgraph=True, **options)
-    with torch.no_grad():
-        for size in sizes:
-            images = x(2, 3, *size)
-            torch.testing.assert_close(compiled(images), native(images), rtol=1e-4, atol=1e-4)
-
-
-def test_compile():
-    """One graph without a break."""
-    check_compiled(AUX, ((33, 49),), backend="eager")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("spec", COMPILED.values(), ids=COMPILED)
-def test_compile_for_several_sizes(spec):
-    check_compiled(spec, ((33, 49), (64, 96), (65, 40)), backend="aot_eager")
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, inside its compiler
-def test_compile_with_inductor():
-    check_compiled(SPEC, ((64, 96),))
-
-
-EXPORTED = {
-    "v3": small_spec("v3"),
-    "v3plus": SPEC,
-    "symmetric": small_spec("v3", backbone={"name": "mobilenet_v2", "padding": "symmetric"}),
-    "aux": AUX,
-}
-
-
-@pytest.mark.parametrize(
-    "spec", [pytest.param(s, marks=pytest.mark.slow, id=n) if n != "symmetric" else s for n, s in EXPORTED.items()]
-)
-def test_export(spec):
-    """Exported once, with free batch, height and width."""
-    native = build(spec)
-    images = x(2, 3, 64, 96)
-    free = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=16), 3: torch.export.Dim("w", min=16)}
-    dynamic = torch.export.export(native, (images,), dynamic_shapes=((free,),))
-    program = dynamic.module()
-    for shape in ((1, 3, 33, 49), (3, 3, 64, 65), (2, 3, 64, 96)):
-        other = x(*shape)
-        torch.testing.assert_close(program(other), native(other))
-    assert set(dynamic.state_dict) == set(native.state_dict())
-    stream = io.BytesIO()
-    torch.export.save(dynamic, stream)
-    stream.seek(0)
-    torch.testing.assert_close(torch.export.load(stream).module()(images), native(images))
-
-
-@pytest.mark.slow
-def test_export_at_a_fixed_size():
-    native, images = build(), x(2, 3, 33, 49)
-    torch.testing.assert_close(torch.export.export(native, (images,)).module()(images), native(images))
-
-
-@pytest.mark.parametrize("stride", [1, 2, 3, 9])
-def test_same_padding_is_the_specification(stride):
-    """The rule is written anew for symbolic sizes: every size of a range against the definition."""
-    from deeplabzoo.backends.torch.ops import _same
-    from deeplabzoo.core.ops import same_padding
-
-    for size in range(1, 40):
-        for kernel in (1, 2, 3, 7):
-            for dilation in (1, 2, 4):
-                sides = _same(torch.empty(1, 1, 5, size), kernel, stride, dilation)
-                assert sides[:2] == same_padding(size, kernel, stride, dilation)
-                assert sides[2:] == same_padding(5, kernel, stride, dilation)
 
 
 @pytest.mark.slow

@@ -99,7 +99,7 @@ def test_shapes_name_the_node():
 
 @graphs
 def test_rows(graph):
-    rows = graph.rows(65, 97)
+    rows = graph.rows(129, 161)
     assert [row[0] for row in rows] == [node.name for node in graph.nodes]
     assert all(len(row) == 4 for row in rows)
 

@@ -128,8 +128,23 @@ def test_activations():
     np.testing.assert_array_equal(apply("relu"), [0, 0, 3, 6, 7.5])
     np.testing.assert_array_equal(apply("relu6"), [0, 0, 3, 6, 6])
     np.testing.assert_allclose(apply("softmax"), np.exp(x[0, :, 0, 0]) / np.exp(x).sum())
+    np.testing.assert_allclose(apply("sigmoid"), 1 / (1 + np.exp([1, 0, -3, -6, -7.5])))
     huge = np.array([1e4, 0.0]).reshape(1, 2, 1, 1)
     np.testing.assert_array_equal(evaluate(ops.Activation(function="softmax"), [huge], {})[0, :, 0, 0], [1, 0])
+
+
+def test_hard_gates():
+    """MobileNetV3: relu6(x + 3) / 6, and x times that."""
+    x = np.array([-4.0, -3, -1, 0, 1, 3, 6]).reshape(1, 7, 1, 1)
+    for function, expected in {
+        "hard_sigmoid": [0, 0, 1 / 3, 1 / 2, 2 / 3, 1, 1],
+        "hard_swish": [0, 0, -1 / 3, 0, 2 / 3, 3, 6],
+    }.items():
+        made = evaluate(ops.Activation(function=function), [x], {})[0, :, 0, 0]
+        np.testing.assert_allclose(made, expected, rtol=1e-15)
+    three_to_one = np.log([3.0, 1, 1 / 3]).reshape(1, 3, 1, 1)
+    made = evaluate(ops.Activation(function="sigmoid"), [three_to_one], {})[0, :, 0, 0]
+    np.testing.assert_allclose(made, [3 / 4, 1 / 2, 1 / 4], rtol=1e-15)
 
 
 def pool(x, **options):
@@ -161,6 +176,50 @@ def test_max_pool():
     # A window that would start in the padding after the input is left out: 2 wide, stride 2, 3 -> 2, not 3.
     op = ops.MaxPool(kernel=2, stride=2, padding=(1, 1, 1, 1), ceil_mode=True)
     assert op.infer([(1, 1, 3, 3)])[2:] == (2, 2)
+
+
+def mean(x, kernel, stride, **options):
+    op = ops.AvgPool(kernel=kernel, stride=stride, **options)
+    y = evaluate(op, [x], {})
+    assert y.shape == op.infer([x.shape])
+    return y[0, 0]
+
+
+def test_avg_pool_at_a_border():
+    """Layouts.md, section 11: Caffe counts its padding, Paddle does not."""
+    sides, ones = (1, 1, 1, 1), np.ones((1, 1, 3, 3))
+    caffe = mean(ones, 3, 1, padding=sides, count_padding=True)
+    np.testing.assert_allclose(caffe, np.array([[4, 6, 4], [6, 9, 6], [4, 6, 4]]) / 9)
+    np.testing.assert_array_equal(mean(ones, 3, 1, padding=sides), ones[0, 0])
+    sums = np.array([[1 + 2 + 4 + 5, 2 + 3 + 5 + 6], [4 + 5 + 7 + 8, 5 + 6 + 8 + 9]])
+    np.testing.assert_array_equal(mean(COUNT, 3, 2, padding=sides), sums / 4)
+    np.testing.assert_array_equal(mean(COUNT, 3, 2, padding=sides, count_padding=True), sums / 9)
+    # Four sides of their own: one row above, two columns to the right.
+    uneven = {"padding": (1, 0, 0, 2)}
+    np.testing.assert_array_equal(mean(COUNT, 3, 1, count_padding=True, **uneven) * 9, [[21, 16, 9], [45, 33, 18]])
+    np.testing.assert_array_equal(mean(COUNT, 3, 1, **uneven), [[21 / 6, 16 / 4, 9 / 2], [45 / 9, 33 / 6, 18 / 3]])
+
+
+def test_avg_pool_rounded_up():
+    x = np.arange(25.0).reshape(1, 1, 5, 5)
+    np.testing.assert_array_equal(mean(x, 2, 2), [[3, 5], [13, 15]])
+    # What hangs over is no point: the edges are means of two, the corner is the last point itself.
+    for counted in (False, True):
+        made = mean(x, 2, 2, ceil_mode=True, count_padding=counted)
+        np.testing.assert_array_equal(made, [[3, 5, 6.5], [13, 15, 16.5], [20.5, 22.5, 24]])
+    # 4x4, 3 wide, stride 2, padding 1: the last windows see one point, one of padding, and one that hangs over.
+    x, sides = np.arange(1.0, 17).reshape(1, 1, 4, 4), (1, 1, 1, 1)
+    real = mean(x, 3, 2, padding=sides, ceil_mode=True)
+    counted = mean(x, 3, 2, padding=sides, ceil_mode=True, count_padding=True)
+    assert real.shape == counted.shape == (3, 3)
+    assert (real[2, 2], counted[2, 2]) == (16, 16 / 4)
+    assert (real[2, 0], counted[2, 0]) == ((13 + 14) / 2, (13 + 14) / 6)
+    assert (real[0, 0], counted[0, 0]) == ((1 + 2 + 5 + 6) / 4, (1 + 2 + 5 + 6) / 9)
+    np.testing.assert_array_equal(mean(x, 3, 2, padding=sides), real[:2, :2])
+    # A window that would start in the padding after the input is left out, as in `test_max_pool`.
+    assert mean(COUNT, 2, 2, padding=sides, ceil_mode=True).shape == (2, 2)
+    with pytest.raises(GraphError, match="3x3 is too small for a window of 5x5"):
+        mean(COUNT, 5, 1)
 
 
 def resize(values, size, align_corners):
@@ -202,6 +261,13 @@ def test_the_rest():
     x = np.arange(8.0).reshape(1, 2, 2, 2)
     np.testing.assert_array_equal(evaluate(ops.GlobalAvgPool(), [x], {})[0, :, 0, 0], [1.5, 5.5])
     np.testing.assert_array_equal(evaluate(ops.Add(), [x, x], {}), 2 * x)
+    np.testing.assert_array_equal(evaluate(ops.Add(), [x, 10 * x, 100 * x, 1000 * x], {}), 1111 * x)
+    # From the first to the last: of these only the last is left; from the last, nothing.
+    assert evaluate(ops.Add(), [np.full((1, 1, 1, 1), n) for n in (1e16, 1.0, -1e16, 0.5)], {}).item() == 0.5
+    gate = np.array([10.0, 100.0]).reshape(1, 2, 1, 1)
+    np.testing.assert_array_equal(
+        evaluate(ops.Multiply(), [x, gate], {})[0], [[[0, 10], [20, 30]], [[400, 500], [600, 700]]]
+    )
     np.testing.assert_array_equal(evaluate(ops.Concat(), [x, -x], {})[0, 2], -x[0, 0])
     np.testing.assert_array_equal(evaluate(ops.Dropout(rate=0.5), [x], {}), x)
     tie = np.array([1.0, 3, 3, 0]).reshape(1, 4, 1, 1)
@@ -211,6 +277,9 @@ def test_the_rest():
     for op, shapes in ((ops.Add(), [(1, 2, 3, 3), (1, 2, 3, 4)]), (ops.Concat(), [(1, 2, 3, 3), (1, 2, 4, 3)])):
         with pytest.raises(GraphError, match="equal"):
             op.infer(shapes)
+    for gate in ((1, 3, 1, 1), (1, 2, 3, 3), (2, 2, 1, 1)):
+        with pytest.raises(GraphError, match=r"a gate of shape .* does not fit \(1, 2, 3, 3\)"):
+            ops.Multiply().infer([(1, 2, 3, 3), gate])
 
 
 def test_wrong_weights_and_images():

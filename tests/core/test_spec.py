@@ -18,7 +18,23 @@ from deeplabzoo.weights_converter.layouts import tensorflow
 RESNET = make_spec("v3plus", aux=True, decoder={"dropout": [0.5, 0.1]})
 MOBILENET = make_spec("v3plus", backbone="mobilenet_v2", aux=True, decoder={"dropout": [0.5, 0.1]})
 V3 = make_spec("v3", output_stride=8)
-SPECS = {"resnet": RESNET, "mobilenet": MOBILENET, "v3": V3, "tf": tensorflow.template()}
+FAMILIES = {
+    "resnet": RESNET,
+    "mobilenet": MOBILENET,
+    "basic": make_spec("v3", backbone="resnet18", output_stride=8),
+    "vgg": make_spec("v2"),
+    "xception": make_spec("v3plus", backbone="xception41"),
+    "classic": make_spec("v3", backbone="xception"),
+    "mobilenet_v3": make_spec("v3", backbone="mobilenet_v3_large"),
+}
+SPECS = {
+    **FAMILIES,
+    "v1": make_spec("v1"),
+    "v1 resnet": make_spec("v1", backbone="resnet101"),
+    "v3": V3,
+    "cascade": make_spec("v3", head={}, cascade=3),
+    "tf": tensorflow.template(),
+}
 
 # Another legal value for every field, by its dotted name.
 CHANGES = {
@@ -61,21 +77,40 @@ CHANGES = {
     "output.align_corners": True,
     "output.resize": "features",
     "output.values": "labels",
-    "backbone.name": {"resnet": "resnet101"},
-    "backbone.stride_in": "conv1",
-    "backbone.first_block_dilation": "full",
-    "backbone.multi_grid": (1, 2, 4),
-    "backbone.multi_grid_mode": "replace",
-    "backbone.padding": {"resnet": "same", "mobilenet": "symmetric"},
+    "head.rates": (1, 2, 3, 4),
+    "head.kernel": None,  # needs other rates: see below
+    "head.hidden": (64,),
+    "head.dropout": 0.2,
+    "backbone.name": {"resnet": "resnet101", "basic": "resnet34", "xception": "xception71"},
+    "backbone.width": 0.5,
+    "backbone.end": {"resnet": "stage3", "mobilenet": "last", "basic": "stage3", "vgg": "stage4", "xception": "middle",
+                     "classic": "block11", "mobilenet_v3": "stage6"},
+    "backbone.stem": "beta",
+    "backbone.shortcut": {"resnet": "avg_pool", "basic": "avg_pool", "xception": "relu"},
+    "backbone.stride_in": {"resnet": "conv1"},
+    "backbone.first_block_dilation": {
+        "resnet": "full", "mobilenet": "full", "basic": "full", "mobilenet_v3": "previous"
+    },
+    "backbone.basic_dilation": {"basic": "conv1"},
+    "backbone.multi_grid": {"resnet": (1, 2, 4), "basic": (1, 2), "xception": (1, 2, 4)},
+    "backbone.multi_grid_mode": {"resnet": "replace", "basic": "replace"},
+    "backbone.cascade": 3,
+    "backbone.padding": {"resnet": "same", "basic": "same", "mobilenet": "symmetric", "xception": "same"},
+    "backbone.stem_padding": "none",
     "backbone.pool_padding": "same",
-    "backbone.pool_ceil": True,
+    "backbone.pool_ceil": {"resnet": True, "basic": True, "vgg": False},
+    "backbone.average_pool": True,
+    "backbone.exit_activation": "before_each",
+    "backbone.exit_stride": 1,
+    "backbone.exit_dilated": False,
+    "backbone.depth_divisor": 16,
     "backbone.epsilon": 2e-3,
     "backbone.momentum": 0.5,
-    "backbone.width": 0.5,
-    "backbone.depth_divisor": 16,
-}
-UNTOUCHED = {"arch", "backbone.name"}
-"""`arch` takes the decoder with it, `backbone.name` has one value in MobileNetV2: both are tested apart."""
+}  # fmt: skip
+SKIPPED = ("arch", "decoder.convs", "head.kernel")
+"""`arch` takes sections with it, the others are tied to a list of rates: tested apart."""
+ABSENT = ("aspp", "head", "decoder", "aux")
+"""Sections that an architecture may lack."""
 
 
 def fields(section: Section, prefix: str = "") -> list[str]:
@@ -96,9 +131,15 @@ def with_field(spec: ArchSpec, name: str, value: object) -> ArchSpec:
 
 
 def cases() -> list[tuple[str, str]]:
-    found = [(family, name) for family in ("resnet", "mobilenet") for name in fields(SPECS[family])]
-    skip = {("mobilenet", "backbone.name")}
-    return [pair for pair in found if pair not in skip and pair[1] not in ("arch", "decoder.convs")]
+    """Every field of the first two families, of the others those of the backbone and the head."""
+    found = []
+    for family, spec in FAMILIES.items():
+        for name in fields(spec):
+            value = CHANGES.get(name)
+            whole = family in ("resnet", "mobilenet") or name.startswith(("backbone.", "head."))
+            if whole and name not in (*SKIPPED, *ABSENT) and not (isinstance(value, dict) and family not in value):
+                found.append((family, name))
+    return found
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -115,15 +156,20 @@ def test_round_trips(spec):
 
 
 def test_every_field_has_another_value_here():
-    known = {*CHANGES, *UNTOUCHED}
-    assert {*fields(RESNET), *fields(MOBILENET)} <= known, "a new field needs a line in CHANGES"
+    met = {name for _, name in cases()}
+    everything = {name for spec in SPECS.values() for name in fields(spec)}
+    assert everything - {*SKIPPED, *ABSENT} == met, "a new field needs a line in CHANGES"
 
 
 @pytest.mark.parametrize(("family", "name"), cases())
 def test_every_field_counts(family, name):
     spec = SPECS[family]
-    if name.startswith("backbone.multi_grid_mode"):
-        spec = with_field(spec, "backbone.multi_grid", (1, 2, 4))  # else both modes agree
+    if name == "backbone.multi_grid_mode":
+        spec = with_field(spec, "backbone.multi_grid", CHANGES["backbone.multi_grid"][family])  # else both modes agree
+    if name == "backbone.exit_dilated":
+        spec = spec.at_output_stride(8)  # else nothing is dilated there
+    if name == "backbone.average_pool":
+        spec = make_spec("v2")
     if name == "backbone.depth_divisor":
         spec = with_field(spec, "backbone.width", 0.35)  # else the paper's channels are multiples already
     value = CHANGES[name]
@@ -139,6 +185,12 @@ def test_number_of_decoder_convolutions_counts():
     one, two = (make_spec("v3plus", decoder={"convs": n}) for n in (1, 2))
     assert one != two
     assert build_graph(one).digest() != build_graph(two).digest()
+
+
+def test_kernel_of_the_head_counts():
+    one, three = (make_spec("v1", backbone="resnet50", head={"kernel": k}) for k in (1, 3))
+    assert one != three
+    assert build_graph(one).digest() != build_graph(three).digest()
 
 
 def test_architectures_differ():
@@ -159,7 +211,39 @@ WRONG = [
     ({"backbone": "resnet5"}, ("backbone", "'resnet5'", "mobilenet_v2", "did you mean 'resnet50'")),
     ({"backbone": {"name": "resnet50", "depth": 3}}, ("backbone.depth", "stride_in")),
     ({"backbone": {"width": 1.0}}, ("backbone", "resnet50")),
-    ({"backbone": "resnet50", "width": 0.5}, ("backbone.width", "multi_grid")),
+    ({"backbone": "resnet50", "width": -0.5}, ("backbone.width", "> 0")),
+    ({"backbone": {"name": "resnet50", "end": "stage5"}}, ("backbone.end", "'stage5'", "stage4")),
+    ({"backbone": {"name": "resnet50", "end": "stage2"}}, ("output_stride", "'stage2'", "stride 8")),
+    ({"backbone": {"name": "resnet50", "stem": "v1d"}}, ("backbone.stem", "did you mean 'v1c'")),
+    ({"backbone": {"name": "resnet50", "shortcut": "pool"}}, ("backbone.shortcut", "avg_pool")),
+    ({"backbone": {"name": "resnet50", "basic_dilation": "conv1"}}, ("backbone.basic_dilation", "no basic blocks")),
+    ({"backbone": {"name": "resnet18", "basic_dilation": "conv2"}}, ("backbone.basic_dilation", "conv1")),
+    ({"backbone": {"name": "resnet18", "stride_in": "conv1"}}, ("backbone.stride_in", "first 3x3")),
+    ({"cascade": 9}, ("backbone.cascade", "at most 8")),
+    ({"cascade": -1}, ("backbone.cascade", "at least 0")),
+    ({"backbone": {"name": "mobilenet_v2", "stem_padding": "valid"}}, ("backbone.stem_padding", "none")),
+    ({"backbone": {"name": "xception65", "shortcut": "conv"}}, ("backbone.shortcut", "raw")),
+    ({"backbone": {"name": "xception65", "exit_activation": "none"}}, ("backbone.exit_activation", "after_each")),
+    ({"backbone": {"name": "xception65", "exit_stride": 4}}, ("backbone.exit_stride", "1, 2")),
+    ({"backbone": {"name": "xception65", "exit_dilated": 1}}, ("backbone.exit_dilated", "true or false")),
+    ({"backbone": {"name": "xception65", "multi_grid": (1, 2)}}, ("backbone.multi_grid", "3 positive")),
+    ({"backbone": {"name": "xception65", "padding": "valid"}}, ("backbone.padding", "symmetric")),
+    ({"backbone": {"name": "vgg16", "average_pool": "no"}}, ("backbone.average_pool", "true or false")),
+    ({"backbone": {"name": "vgg16", "pool_ceil": 2}}, ("backbone.pool_ceil", "true or false")),
+    ({"backbone": {"name": "mobilenet_v3_large", "first_block_dilation": "new"}}, ("first_block_dilation", "full")),
+    ({"arch": "v2", "head": {"rates": ()}}, ("head.rates", "one rate a branch")),
+    ({"arch": "v2", "head": {"rates": (6, 0)}}, ("head.rates", "positive")),
+    ({"arch": "v2", "head": {"kernel": 5}}, ("head.kernel", "1, 3")),
+    ({"arch": "v2", "head": {"kernel": 1}}, ("head.rates", "a 1x1 convolution has no rate")),
+    ({"arch": "v2", "head": {"hidden": (0,)}}, ("head.hidden", "positive")),
+    ({"arch": "v2", "head": {"dropout": 1}}, ("head.dropout", "< 1")),
+    ({"arch": "v2", "output_stride": 32}, ("output_stride", "6, 12, 18, 24", "8 or 16")),
+    ({"arch": "v2", "output_stride": 32, "rates": (1, 0)}, ("head.rates", "positive")),
+    ({"arch": "v1", "rates": (6, 12)}, ("head.rates", "one branch")),
+    ({"arch": "v1", "aspp": {"rates": (6,)}}, ("aspp", "leave it out")),
+    ({"arch": "v2", "decoder": {"convs": 1}}, ("arch", "no decoder")),
+    ({"arch": "v2", "output": {"resize": "features"}}, ("output.resize", "logits")),
+    ({"head": {"kernel": 3}}, ("section head", "section aspp", "leave it out")),
     ({"backbone": 3}, ("backbone", "3", "table")),
     ({"output_stride": 4}, ("output_stride", "4", "8, 16, 32")),
     ({"output_stride": True}, ("output_stride", "True")),
@@ -256,7 +340,8 @@ def test_every_field_is_shown_to_be_checked():
         if isinstance(table, dict)
         for key in table
     }
-    assert not {*fields(RESNET), *fields(MOBILENET)} - named - {"backbone.name"}
+    everything = {name for spec in FAMILIES.values() for name in fields(spec)}
+    assert not everything - named - {"backbone.name", *ABSENT}
 
 
 @pytest.mark.parametrize("name", ["", "output_stride = ", "[aspp]\nrates = 3\n"])
@@ -285,7 +370,12 @@ def test_another_output_stride_rescales_rates():
     spec = make_spec("v3", output_stride=16)
     assert spec.at_output_stride(8).aspp.rates == (12, 24, 36)
     assert spec.at_output_stride(8).at_output_stride(16) == spec
+    assert make_spec("v2").at_output_stride(16).rates == (3, 6, 9, 12)
+    assert make_spec("v1").at_output_stride(32).head.rates == (3,)
+    assert make_spec("v3", head={}, cascade=3).at_output_stride(8).rates == (1,)
     with pytest.raises(SpecError, match="whole numbers"):
         make_spec("v3", rates=(1, 2, 3)).at_output_stride(32)
+    with pytest.raises(SpecError, match="whole numbers"):
+        make_spec("v2").at_output_stride(32)
     with pytest.raises(SpecError, match="8, 16, 32"):
         spec.at_output_stride(64)

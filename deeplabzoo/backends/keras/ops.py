@@ -19,6 +19,10 @@ LAST = "channels_last"
 """Always given: a user's Keras configuration may have another default."""
 
 
+_FUNCTIONS = {"hard_sigmoid": "hard_sigmoid", "hard_swish": "hard_silu", "sigmoid": "sigmoid"}
+"""Keras' names."""
+
+
 def make_layer(op: ops.Op, *, name: str | None = None, dtype: str = "float32") -> Any:
     """The native layer of an op; merging layers take a list, `Resize` two arguments, the others one tensor.
 
@@ -37,12 +41,18 @@ def make_layer(op: ops.Op, *, name: str | None = None, dtype: str = "float32") -
             return keras.layers.ReLU(max_value=6.0, **common)
         case ops.Activation(function="softmax"):
             return keras.layers.Softmax(axis=-1, **common)
+        case ops.Activation():
+            return keras.layers.Activation(_FUNCTIONS[op.function], **common)
         case ops.MaxPool():
             return _max_pool(op, common)
+        case ops.AvgPool():
+            return _avg_pool(op, common)
         case ops.GlobalAvgPool():
             return GlobalAveragePooling2D(keepdims=True, data_format=LAST, **common)
         case ops.Add():
             return keras.layers.Add(**common)
+        case ops.Multiply():
+            return keras.layers.Multiply(**common)
         case ops.Concat():
             return keras.layers.Concatenate(axis=-1, **common)
         case ops.Resize():
@@ -153,6 +163,53 @@ class MaxPooling2D(keras.layers.MaxPooling2D):
     def get_config(self) -> dict[str, Any]:
         """All that the constructor takes."""
         return {**super().get_config(), "sides": self.sides, "ceil_mode": self.ceil_mode}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class AveragePooling2D(keras.layers.AveragePooling2D):
+    """Average pooling with explicit padding by zeros, counted or not, and with sizes rounded up; see `MaxPooling2D`."""
+
+    def __init__(
+        self,
+        pool_size: Any,
+        strides: Any = None,
+        *,
+        sides: Any = (0, 0, 0, 0),
+        ceil_mode: bool = False,
+        count_padding: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(pool_size, strides, **options)
+        self.sides = sizes.padding(sides)
+        self.ceil_mode = ceil_mode
+        self.count_padding = count_padding
+
+    def call(self, inputs: Any) -> Any:
+        """Pad, then divide the mean of each window by the share of it that counts."""
+        size = keras.ops.shape(inputs)[1:3]
+        whole = self.sides
+        if self.ceil_mode:
+            whole = sizes.widen_for_ceil(self.sides, size, self.pool_size[0], self.strides[0])
+        x = keras.ops.cast(inputs, sizes.accumulator(self.compute_dtype))
+        y = self._means(_pad(x, whole, 0.0))
+        if self.ceil_mode or not self.count_padding:
+            counted = keras.ops.ones((1, *size, 1), dtype=x.dtype)
+            counted = _pad(counted, self.sides, float(self.count_padding))
+            beyond = tuple(after - before for before, after in zip(self.sides, whole, strict=True))
+            y = y / self._means(_pad(counted, beyond, 0.0))
+        return keras.ops.cast(y, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        """Shape after padding and stride."""
+        return (*sizes.window_shape(self, input_shape, self.pool_size, 1, self.ceil_mode), input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """All that the constructor takes."""
+        own = {"sides": self.sides, "ceil_mode": self.ceil_mode, "count_padding": self.count_padding}
+        return {**super().get_config(), **own}
+
+    def _means(self, x: Any) -> Any:
+        return keras.ops.average_pool(x, self.pool_size, self.strides, padding="valid", data_format=LAST)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -299,6 +356,19 @@ def _max_pool(op: ops.MaxPool, common: dict[str, Any]) -> Any:
     if op.padding == (0, 0, 0, 0) and not op.ceil_mode:
         return keras.layers.MaxPooling2D(op.kernel, op.stride, padding="valid", **options)
     return MaxPooling2D(op.kernel, op.stride, sides=op.padding, ceil_mode=op.ceil_mode, **options)
+
+
+def _avg_pool(op: ops.AvgPool, common: dict[str, Any]) -> Any:
+    options = {"data_format": LAST, **common}
+    rounds_up = op.ceil_mode and op.stride > 1
+    if op.padding == (0, 0, 0, 0) and not rounds_up:
+        return keras.layers.AveragePooling2D(op.kernel, op.stride, padding="valid", **options)
+    # Only at stride 1: on torch Keras counts what it has padded unevenly for `same`.
+    centred = op.kernel % 2 == 1 and set(op.padding) == {op.kernel // 2}
+    if op.stride == 1 and centred and not op.count_padding:
+        return keras.layers.AveragePooling2D(op.kernel, 1, padding="same", **options)
+    own: dict[str, Any] = {"sides": op.padding, "ceil_mode": rounds_up, "count_padding": op.count_padding}
+    return AveragePooling2D(op.kernel, op.stride, **own, **options)
 
 
 def _prepare(layer: Any, x: Any) -> tuple[Any, Any, int]:

@@ -6,6 +6,7 @@ if it is left free, an integer tensor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import paddle
@@ -32,12 +33,22 @@ def make_layer(op: ops.Op) -> nn.Layer:
             return nn.ReLU6()
         case ops.Activation(function="softmax"):
             return nn.Softmax(axis=1)
+        case ops.Activation(function="sigmoid"):
+            return nn.Sigmoid()
+        case ops.Activation(function="hard_sigmoid"):
+            return Hardsigmoid()
+        case ops.Activation(function="hard_swish"):
+            return nn.Hardswish()
         case ops.MaxPool():
             return _max_pool(op)
+        case ops.AvgPool():
+            return _avg_pool(op)
         case ops.GlobalAvgPool():
             return nn.AdaptiveAvgPool2D(1)
         case ops.Add():
             return Add()
+        case ops.Multiply():
+            return Multiply()
         case ops.Concat():
             return Concat()
         case ops.Resize():
@@ -50,11 +61,31 @@ def make_layer(op: ops.Op) -> nn.Layer:
 
 
 class Add(nn.Layer):
-    """Sum of two tensors N, C, H, W."""
+    """Sum of tensors N, C, H, W from the first to the last."""
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+    def forward(self, *parts: Tensor) -> Tensor:
         """Add."""
-        return a + b
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+
+class Multiply(nn.Layer):
+    """A tensor N, C, H, W times a gate N, C, 1, 1."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Multiply."""
+        return x * gate
+
+
+class Hardsigmoid(nn.Layer):
+    """relu6(x + 3) / 6; the slope of Paddle's own layer is 0.1666667, which is 1e-7 off in float64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it to each value."""
+        # By a tensor: an exported program turns division by a number into multiplication by a float32.
+        return functional.relu6(x + 3) / paddle.full([], 6, dtype=x.dtype)
 
 
 class Concat(nn.Layer):
@@ -154,10 +185,29 @@ class CeilMaxPool2D(nn.MaxPool2D):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool, then cut."""
-        top, _, left, _ = self.padding
-        rows = (x.shape[2] + top + self.stride - 1) // self.stride
-        columns = (x.shape[3] + left + self.stride - 1) // self.stride
-        return super().forward(x)[:, :, :rows, :columns]
+        return _cut(super().forward(x), x, self.padding, self.stride)
+
+
+class CeilAvgPool2D(nn.AvgPool2D):
+    """Average pooling that rounds its size up and leaves out the windows that `CeilMaxPool2D` leaves out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool, then cut."""
+        return _cut(super().forward(x), x, self.padding, self.stride)
+
+
+class PaddedAvgPool2D(nn.AvgPool2D):
+    """Average pooling that counts padding which differs between the sides; Paddle would miscount it."""
+
+    def __init__(self, op: ops.AvgPool) -> None:
+        super().__init__(op.kernel, op.stride, ceil_mode=op.ceil_mode)
+        self.sides = op.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad with zeros that the pool takes for real points, pool, then cut."""
+        top, bottom, left, right = self.sides
+        y = super().forward(functional.pad(x, [left, right, top, bottom]))
+        return _cut(y, x, self.sides, self.stride) if self.ceil_mode else y
 
 
 def interpolation_matrix(source: Any, target: Any, align_corners: bool) -> Tensor:
@@ -200,6 +250,23 @@ def _max_pool(op: ops.MaxPool) -> nn.Layer:
     if op.ceil_mode and op.stride + max(op.padding[1], op.padding[3]) > op.kernel:
         return CeilMaxPool2D(op.kernel, op.stride, list(op.padding), ceil_mode=True)
     return nn.MaxPool2D(op.kernel, op.stride, _native_padding(op.padding), ceil_mode=op.ceil_mode)
+
+
+def _avg_pool(op: ops.AvgPool) -> nn.Layer:
+    if op.count_padding and len(set(op.padding)) > 1:
+        return PaddedAvgPool2D(op)
+    layer, padding = nn.AvgPool2D, _native_padding(op.padding)
+    if op.ceil_mode and op.stride + max(op.padding[1], op.padding[3]) > op.kernel:
+        layer, padding = CeilAvgPool2D, list(op.padding)
+    return layer(op.kernel, op.stride, padding, ceil_mode=op.ceil_mode, exclusive=not op.count_padding)
+
+
+def _cut(y: Tensor, x: Tensor, sides: Sequence[int], stride: int) -> Tensor:
+    """`y` without last windows that would start beyond `x` and its leading padding."""
+    top, _, left, _ = sides
+    rows = (x.shape[2] + top + stride - 1) // stride
+    columns = (x.shape[3] + left + stride - 1) // stride
+    return y[:, :, :rows, :columns]
 
 
 def _native_padding(padding: ops.Padding) -> str | int | list[int]:

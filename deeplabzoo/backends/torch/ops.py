@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from deeplabzoo.core import ops
 
+_GATES = {"hard_sigmoid": nn.Hardsigmoid, "hard_swish": nn.Hardswish, "sigmoid": nn.Sigmoid}
+
 
 def make_layer(op: ops.Op) -> nn.Module:
     """The native layer of an op; it takes the op's inputs in order.
@@ -26,12 +28,18 @@ def make_layer(op: ops.Op) -> nn.Module:
             return nn.ReLU6()
         case ops.Activation(function="softmax"):
             return nn.Softmax(dim=1)
+        case ops.Activation():
+            return _GATES[op.function]()
         case ops.MaxPool():
             return _max_pool(op)
+        case ops.AvgPool():
+            return _avg_pool(op)
         case ops.GlobalAvgPool():
             return nn.AdaptiveAvgPool2d(1)
         case ops.Add():
             return Add()
+        case ops.Multiply():
+            return Multiply()
         case ops.Concat():
             return Concat()
         case ops.Resize():
@@ -44,11 +52,22 @@ def make_layer(op: ops.Op) -> nn.Module:
 
 
 class Add(nn.Module):
-    """Sum of two tensors N, C, H, W."""
+    """Sum of tensors N, C, H, W from the first to the last."""
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+    def forward(self, *parts: Tensor) -> Tensor:
         """Add."""
-        return a + b
+        total, *others = parts
+        for part in others:
+            total = total + part
+        return total
+
+
+class Multiply(nn.Module):
+    """A tensor N, C, H, W times a gate N, C, 1, 1."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """Multiply."""
+        return x * gate
 
 
 class Concat(nn.Module):
@@ -108,19 +127,53 @@ class PaddedConv2d(nn.Conv2d):
 
 
 class PaddedMaxPool2d(nn.MaxPool2d):
-    """Max pooling with padding that PyTorch's own layer can't express: `same`, uneven, or beyond half the window."""
+    """Max pooling with padding that PyTorch's own layer can't express: `same`, uneven, or beyond half the window.
 
-    def __init__(self, kernel: int, stride: int, padding: ops.Padding, ceil_mode: bool) -> None:
-        super().__init__(kernel, stride, ceil_mode=ceil_mode)
-        self.sides = padding
+    Also with sizes rounded up: PyTorch's own layer would be right, but `torch.export` would tie it to one size.
+    """
+
+    def __init__(self, op: ops.MaxPool) -> None:
+        super().__init__(op.kernel, op.stride)
+        self.sides, self.rounds_up = op.padding, op.ceil_mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad with minus infinity, then pool."""
+        kernel, stride = int(self.kernel_size), int(self.stride)
         if self.sides == "same":
-            padding = _same(x, int(self.kernel_size), int(self.stride), 1)
+            padding = _same(x, kernel, stride, 1)
         else:
-            padding = _left_right_top_bottom(self.sides)
+            padding = _reach(x, self.sides, kernel, stride) if self.rounds_up else _left_right_top_bottom(self.sides)
         return super().forward(functional.pad(x, padding, value=float("-inf")))
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, sides={self.sides}, rounds_up={self.rounds_up}"
+
+
+class PaddedAvgPool2d(nn.AvgPool2d):
+    """Average pooling with uneven padding, padding beyond half the window, or sizes rounded up; see `PaddedMaxPool2d`."""
+
+    def __init__(self, op: ops.AvgPool) -> None:
+        super().__init__(op.kernel, op.stride)
+        self.sides, self.rounds_up, self.count_padding = op.padding, op.ceil_mode, op.count_padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad with zeros, then divide the mean of each window by the share of it that counts."""
+        given = _left_right_top_bottom(self.sides)
+        whole = _reach(x, self.sides, int(self.kernel_size), int(self.stride)) if self.rounds_up else given
+        y = super().forward(functional.pad(x, whole))
+        if self.count_padding and not self.rounds_up:
+            return y
+        counted = functional.pad(x.new_ones((1, 1, x.shape[-2], x.shape[-1])), given, value=float(self.count_padding))
+        beyond = [side - own for side, own in zip(whole, given, strict=True)]
+        return y / super().forward(functional.pad(counted, beyond))
+
+    def extra_repr(self) -> str:
+        """Shown by `print(model)`."""
+        return (
+            f"kernel_size={self.kernel_size}, stride={self.stride}, sides={self.sides}, rounds_up={self.rounds_up}, "
+            f"count_padding={self.count_padding}"
+        )
 
 
 def _conv(op: ops.Conv2d) -> nn.Module:
@@ -135,9 +188,40 @@ def _conv(op: ops.Conv2d) -> nn.Module:
 
 
 def _max_pool(op: ops.MaxPool) -> nn.Module:
-    if op.padding != "same" and len(set(op.padding)) == 1 and op.padding[0] <= op.kernel // 2:
-        return nn.MaxPool2d(op.kernel, op.stride, op.padding[0], ceil_mode=op.ceil_mode)
-    return PaddedMaxPool2d(op.kernel, op.stride, op.padding, op.ceil_mode)
+    if op.padding != "same" and _stock_pooling(op, op.padding):
+        return nn.MaxPool2d(op.kernel, op.stride, _two_sides(op.padding))
+    return PaddedMaxPool2d(op)
+
+
+def _avg_pool(op: ops.AvgPool) -> nn.Module:
+    if _stock_pooling(op, op.padding):
+        return nn.AvgPool2d(op.kernel, op.stride, _two_sides(op.padding), count_include_pad=op.count_padding)
+    return PaddedAvgPool2d(op)
+
+
+def _stock_pooling(op: ops.MaxPool | ops.AvgPool, sides: tuple[int, int, int, int]) -> bool:
+    """Whether PyTorch's own pooling layer means the same."""
+    top, bottom, left, right = sides
+    even = top == bottom and left == right and max(top, left) <= op.kernel // 2
+    return even and (op.stride == 1 or not op.ceil_mode)
+
+
+def _two_sides(padding: tuple[int, int, int, int]) -> int | tuple[int, int]:
+    """(vertical, horizontal), or one number where they are equal, as people write it."""
+    top, _, left, _ = padding
+    return top if top == left else (top, left)
+
+
+def _reach(x: Tensor, sides: tuple[int, int, int, int], kernel: int, stride: int) -> tuple[int, int, int, int]:
+    """(left, right, top, bottom) with which sizes rounded down are those of `ceil_mode`; negative cuts off."""
+    top, bottom, left, right = sides
+    reached: list[int] = []
+    for size, before, after in ((x.shape[-1], left, right), (x.shape[-2], top, bottom)):
+        windows = (size + before + after - kernel + stride - 1) // stride + 1
+        if stride + after > kernel:  # the last one might start beyond the input and its leading padding
+            windows = torch.sym_min(windows, (size + before + stride - 1) // stride)
+        reached += [before, (windows - 1) * stride + kernel - size - before]
+    return reached[0], reached[1], reached[2], reached[3]
 
 
 def _left_right_top_bottom(padding: tuple[int, int, int, int]) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""The parts that DeepLab v3 and v3+ are made of; each adds nodes to a builder and returns the last one's name."""
+"""The parts that DeepLabs are made of; each adds nodes to a builder and returns the last one's name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from deeplabzoo.core import ops
 from deeplabzoo.core.graph import GraphBuilder
-from deeplabzoo.core.sections import ASPPSpec, AuxSpec, DecoderSpec, OutputSpec
+from deeplabzoo.core.sections import ASPPSpec, AuxSpec, DecoderSpec, HeadSpec, OutputSpec
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,31 @@ def add_aspp(builder: GraphBuilder, spec: ASPPSpec, x: str) -> str:
     return x
 
 
+def add_head(builder: GraphBuilder, spec: HeadSpec, x: str) -> list[str]:
+    """The branches of v1 and v2 up to their last hidden convolution (`head.branchN.hiddenM`); the input without any."""
+    ends = []
+    for branch, rate in enumerate(spec.rates, start=1):
+        y = x
+        for n, channels in enumerate(spec.hidden, start=1):
+            with builder.scope(f"head.branch{branch}.hidden{n}"):
+                kernel, dilation = (spec.kernel, rate) if n == 1 else (1, 1)
+                y = builder.conv("conv", y, channels, kernel, dilation=dilation, bias=True)
+                y = add_dropout(builder, "dropout", builder.activation("relu", y, "relu"), spec.dropout, False)
+        ends.append(y)
+    return ends
+
+
+def add_classifier(builder: GraphBuilder, ends: list[str], spec: HeadSpec | None, num_classes: int, bias: bool) -> str:
+    """Class scores: one 1x1, or, without hidden convolutions, the branches' own kernels; those of branches summed."""
+    scores = []
+    for n, x in enumerate(ends, start=1):
+        direct = spec is not None and not spec.hidden
+        kernel, rate = (spec.kernel, spec.rates[n - 1]) if spec is not None and direct else (1, 1)
+        name = "classifier.conv" if len(ends) == 1 else f"classifier.branch{n}"
+        scores.append(builder.conv(name, x, num_classes, kernel, dilation=rate, bias=bias))
+    return scores[0] if len(scores) == 1 else builder.apply("classifier.sum", ops.Add(), *scores)
+
+
 def add_decoder(builder: GraphBuilder, spec: DecoderSpec, x: str, low_level: str) -> str:
     """Project the low level, resize the ASPP's output to it, join both, refine (DeepLab v3+, section 3.1)."""
     unit = ConvUnit(builder, spec.bias, spec.epsilon, spec.momentum)
@@ -101,7 +126,8 @@ def add_output(
         if resize:
             x = builder.apply("resize", ops.Resize(align_corners=spec.align_corners), x, image)
         if spec.values == "probabilities":
-            x = builder.activation("softmax", x, "softmax")
+            function = "softmax" if builder.channels(x) > 1 else "sigmoid"
+            x = builder.activation(function, x, function)
         elif spec.values == "labels":
             x = builder.apply("argmax", ops.Argmax(), x)
     return x

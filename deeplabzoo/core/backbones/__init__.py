@@ -7,9 +7,23 @@ from __future__ import annotations
 
 from deeplabzoo.core.backbones.base import BackboneSpec, Features
 from deeplabzoo.core.backbones.mobilenet_v2 import MobileNetV2
+from deeplabzoo.core.backbones.mobilenet_v3 import MobileNetV3
 from deeplabzoo.core.backbones.resnet import ResNet
+from deeplabzoo.core.backbones.vgg import VGG
+from deeplabzoo.core.backbones.xception import Xception
+from deeplabzoo.core.backbones.xception_classic import ClassicXception
 
-__all__ = ["BACKBONES", "BackboneSpec", "Features", "MobileNetV2", "ResNet"]
+__all__ = [
+    "BACKBONES",
+    "VGG",
+    "BackboneSpec",
+    "ClassicXception",
+    "Features",
+    "MobileNetV2",
+    "MobileNetV3",
+    "ResNet",
+    "Xception",
+]
 
-FAMILIES: tuple[type[BackboneSpec], ...] = (ResNet, MobileNetV2)
+FAMILIES: tuple[type[BackboneSpec], ...] = (VGG, ResNet, Xception, ClassicXception, MobileNetV2, MobileNetV3)
 BACKBONES: dict[str, type[BackboneSpec]] = {name: family for family in FAMILIES for name in family.NAMES}

@@ -1,4 +1,4 @@
-"""ResNet with bottleneck blocks (He et al. 2016), dilated as DeepLab does."""
+"""ResNet (He et al. 2016) with its stems and shortcuts, dilated as DeepLab does."""
 
 from __future__ import annotations
 
@@ -6,57 +6,74 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from deeplabzoo.core import ops
-from deeplabzoo.core.backbones.base import BackboneSpec, Features, atrous_plan
-from deeplabzoo.core.fields import check_bool, check_choice, check_ints, check_norm
+from deeplabzoo.core.backbones.base import Features, NormedBackbone, Unit, atrous_plan
+from deeplabzoo.core.fields import check_bool, check_choice, check_int, check_ints
 from deeplabzoo.core.graph import GraphBuilder
 from deeplabzoo.errors import SpecError
 
-_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
-_EXPANSION = 4
+_BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+_BASIC = ("resnet18", "resnet34")
+_STEMS = {"v1c": (32, 32, 64), "beta": (64, 64, 128)}
+_MOST_COPIES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNet(BackboneSpec):
+class ResNet(NormedBackbone):
     """Options of a ResNet; the defaults are torchvision's.
 
     Attributes:
-        name: `resnet50` or `resnet101`.
+        name: `resnet18`, `resnet34` (basic blocks), `resnet50` or `resnet101` (bottlenecks).
+        stem: `7x7` of stride 2; or three 3x3, the first of stride 2: `v1c` with 32, 32, 64 channels (mmseg, PaddleSeg's
+            vd) or `beta` with 64, 64, 128 (TF's resnet_v1_*_beta).
+        shortcut: how a shortcut takes a stride: a strided `conv` (1x1), or `avg_pool` (2x2, sizes rounded up) and a 1x1
+            of stride 1 ("v1d", PaddleSeg's vd).
         stride_in: where a stage's stride sits: the 3x3 of its first block (`conv2`, torchvision and "v1.5"), the first
             1x1 of its first block (`conv1`, Caffe and the paper), or the 3x3 of the last block of the stage before
-            (`last_unit`, TF slim).
-        first_block_dilation: dilation of the block that loses its stride: `previous` (torchvision, timm) or `full`
-            (PaddleSeg, smp's own encoders, Caffe).
-        multi_grid: one rate for each block of stage 4 (DeepLab v3, section 3.1; the paper's best is 1, 2, 4).
+            (`last_unit`, TF slim). A basic block has it in its first 3x3, for which the default stands.
+        first_block_dilation: dilation of the convolution that loses its stride: `previous` (torchvision, timm) or
+            `full` (PaddleSeg, smp's own encoders, Caffe).
+        basic_dilation: which 3x3 of a basic block are dilated: `both` (smp, timm), or the first alone, `conv1` (mmseg).
+        multi_grid: one rate for each block of stage 4 and of its copies (DeepLab v3, section 3.1; the paper's best is
+            1, 2, 4); empty for none.
         multi_grid_mode: whether those rates `multiply` the dilation (paper, TF, PaddleSeg) or `replace` it (mmseg).
+        cascade: how many copies of stage 4 follow it, each doubling the stride or the dilation (DeepLab v3, section
+            3.2, with 3: blocks 5 to 7).
         padding: of the strided convolutions: `symmetric` (all of them, TF slim's `conv2d_same` too), or TensorFlow's
             `same` (ports that leave out slim's explicit padding).
         pool_padding: of the stem's pooling: `symmetric`, or `same` (TF slim).
         pool_ceil: whether the stem's pooling rounds its size up (Caffe); `same` knows no rounding.
-        epsilon: of every batch norm.
-        momentum: share of the old statistic that is kept.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = tuple(_BLOCKS)
     DEFAULT_LOW_LEVEL: ClassVar[str] = "stage1"
     DEFAULT_AUX: ClassVar[str] = "stage3"
 
+    stem: Literal["7x7", "v1c", "beta"] = "7x7"
+    shortcut: Literal["conv", "avg_pool"] = "conv"
     stride_in: Literal["conv1", "conv2", "last_unit"] = "conv2"
     first_block_dilation: Literal["previous", "full"] = "previous"
-    multi_grid: tuple[int, ...] = (1, 1, 1)
+    basic_dilation: Literal["both", "conv1"] = "both"
+    multi_grid: tuple[int, ...] = ()
     multi_grid_mode: Literal["multiply", "replace"] = "multiply"
+    cascade: int = 0
     padding: Literal["symmetric", "same"] = "symmetric"
     pool_padding: Literal["symmetric", "same"] = "symmetric"
     pool_ceil: bool = False
-    epsilon: float = 1e-5
-    momentum: float = 0.9
 
     def validate(self) -> None:
         """Check every field."""
         super().validate()
+        check_choice("backbone.stem", self.stem, ("7x7", *_STEMS))
+        check_choice("backbone.shortcut", self.shortcut, ("conv", "avg_pool"))
         check_choice("backbone.stride_in", self.stride_in, ("conv1", "conv2", "last_unit"))
         check_choice("backbone.first_block_dilation", self.first_block_dilation, ("previous", "full"))
-        check_ints("backbone.multi_grid", self.multi_grid, length=_BLOCKS[self.name][3])
+        check_choice("backbone.basic_dilation", self.basic_dilation, ("both", "conv1"))
+        if self.multi_grid != ():
+            check_ints("backbone.multi_grid", self.multi_grid, length=_BLOCKS[self.name][3])
         check_choice("backbone.multi_grid_mode", self.multi_grid_mode, ("multiply", "replace"))
+        check_int("backbone.cascade", self.cascade, 0)
+        if self.cascade > _MOST_COPIES:
+            raise SpecError(f"backbone.cascade = {self.cascade}: expected at most {_MOST_COPIES} copies (the paper: 3)")
         check_choice("backbone.padding", self.padding, ("symmetric", "same"))
         check_choice("backbone.pool_padding", self.pool_padding, ("symmetric", "same"))
         check_bool("backbone.pool_ceil", self.pool_ceil)
@@ -65,64 +82,104 @@ class ResNet(BackboneSpec):
                 "backbone.pool_ceil = true contradicts backbone.pool_padding = 'same', which says the size: "
                 "expected only one of them"
             )
-        check_norm("backbone", self.epsilon, self.momentum)
+        if self.name in _BASIC and self.stride_in != "conv2":
+            raise SpecError(
+                f"backbone.stride_in = {self.stride_in!r}: the basic blocks of {self.name} bear their stride in the "
+                "first 3x3; leave it out"
+            )
+        if self.name not in _BASIC and self.basic_dilation != "both":
+            raise SpecError(
+                f"backbone.basic_dilation = {self.basic_dilation!r}: {self.name} has no basic blocks; leave it out"
+            )
 
-    def taps(self) -> tuple[str, ...]:
-        """`stage1` to `stage4`, each after the last block's ReLU."""
-        return tuple(f"stage{n}" for n in range(1, 5))
+    def wire(self, builder: GraphBuilder, x: str, output_stride: int) -> Features:
+        """Stem and stages.
 
-    def add(self, builder: GraphBuilder, x: str, output_stride: int) -> Features:
-        """Stem (7x7 of stride 2, pooling of stride 2) and four stages of 256, 512, 1024 and 2048 channels."""
-        counts = _BLOCKS[self.name]
-        plan = iter(atrous_plan(self._unit_strides(counts), 4, output_stride, self.first_block_dilation))
+        Taps are `stageN`, `stageN.blockM` and inside the block `.conv1`, `.conv2`, `.conv3`: after its ReLU, or, of
+        the last convolution, after its batch norm, before the sum.
+        """
+        counts = (*_BLOCKS[self.name], *[_BLOCKS[self.name][3]] * self.cascade)
+        plan = iter(atrous_plan(self._strides(counts), 4, output_stride, self.first_block_dilation))
+        add_block = self._basic if self.name in _BASIC else self._bottleneck
         taps: dict[str, str] = {}
-        with builder.scope("backbone"):
-            with builder.scope("stem"):
-                x = self._conv_bn(builder, "conv", "bn", x, 64, 7, 2, 1)
-                x = builder.activation("relu", x, "relu")
-                pool_padding: ops.Padding = "same" if self.pool_padding == "same" else (1, 1, 1, 1)
-                pool = ops.MaxPool(kernel=3, stride=2, padding=pool_padding, ceil_mode=self.pool_ceil)
-                x = builder.apply("pool", pool, x)
-            for stage, count in enumerate(counts, start=1):
-                for block in range(1, count + 1):
-                    stride, dilation = next(plan)
-                    if stage == 4:
-                        grid = self.multi_grid[block - 1]
-                        dilation = grid if self.multi_grid_mode == "replace" else dilation * grid
-                    with builder.scope(f"stage{stage}.block{block}"):
-                        x = self._bottleneck(builder, x, 64 * 2 ** (stage - 1), stride, dilation)
-                taps[f"stage{stage}"] = x
+        x = self._stem(builder, x)
+        for stage, count in enumerate(counts, start=1):
+            for block in range(1, count + 1):
+                unit = next(plan)
+                if stage >= 4 and self.multi_grid:
+                    grid = self.multi_grid[block - 1]
+                    one, other = (1, 1) if self.multi_grid_mode == "replace" else (unit.entry, unit.rate)
+                    unit = Unit(unit.stride, one * grid, other * grid)
+                name = f"stage{stage}.block{block}"
+                with builder.scope(name):
+                    x, inner = add_block(builder, x, self.scaled(64 * 2 ** min(stage - 1, 3)), unit)
+                taps |= {f"{name}.conv{n}": node for n, node in enumerate(inner, start=1)}
+                taps[name] = x
+            taps[f"stage{stage}"] = x
         return Features(x, taps)
 
-    def _unit_strides(self, counts: tuple[int, ...]) -> list[int]:
+    def _strides(self, counts: tuple[int, ...]) -> list[int]:
+        """Of each block, before dilation takes their place."""
         strides = []
-        for stage, count in enumerate(counts):
+        for stage, count in enumerate(counts, start=1):
             units = [1] * count
-            if self.stride_in == "last_unit" and stage < 3:
+            if self.stride_in == "last_unit" and stage < len(counts):
                 units[-1] = 2
-            elif self.stride_in != "last_unit" and stage > 0:
+            elif self.stride_in != "last_unit" and stage > 1:
                 units[0] = 2
             strides += units
         return strides
 
-    def _bottleneck(self, builder: GraphBuilder, x: str, width: int, stride: int, dilation: int) -> str:
-        out = width * _EXPANSION
+    def _stem(self, builder: GraphBuilder, x: str) -> str:
+        with builder.scope("stem"):
+            if self.stem == "7x7":
+                x = self._conv_bn(builder, "", x, self.scaled(64), 7, 2)
+                x = builder.activation("relu", x, "relu")
+            else:
+                for n, channels in enumerate(_STEMS[self.stem], start=1):
+                    x = self._conv_bn(builder, str(n), x, self.scaled(channels), 3, 2 if n == 1 else 1)
+                    x = builder.activation(f"relu{n}", x, "relu")
+            padding: ops.Padding = "same" if self.pool_padding == "same" else (1, 1, 1, 1)
+            return builder.apply("pool", ops.MaxPool(kernel=3, stride=2, padding=padding, ceil_mode=self.pool_ceil), x)
+
+    def _basic(self, builder: GraphBuilder, x: str, width: int, unit: Unit) -> tuple[str, list[str]]:
+        first = self._conv_bn(builder, "1", x, width, 3, unit.stride, unit.entry)
+        first = builder.activation("relu1", first, "relu")
+        second = self._conv_bn(builder, "2", first, width, 3, 1, unit.rate if self.basic_dilation == "both" else 1)
+        return self._join(builder, second, x, unit.stride), [first, second]
+
+    def _bottleneck(self, builder: GraphBuilder, x: str, width: int, unit: Unit) -> tuple[str, list[str]]:
         in_first = self.stride_in == "conv1"
-        y = self._conv_bn(builder, "conv1", "bn1", x, width, 1, stride if in_first else 1, 1)
-        y = builder.activation("relu1", y, "relu")
-        y = self._conv_bn(builder, "conv2", "bn2", y, width, 3, 1 if in_first else stride, dilation)
-        y = builder.activation("relu2", y, "relu")
-        y = self._conv_bn(builder, "conv3", "bn3", y, out, 1, 1, 1)
-        if builder.channels(x) != out:
+        first = self._conv_bn(builder, "1", x, width, 1, unit.stride if in_first else 1)
+        first = builder.activation("relu1", first, "relu")
+        second = self._conv_bn(builder, "2", first, width, 3, 1 if in_first else unit.stride, unit.entry)
+        second = builder.activation("relu2", second, "relu")
+        third = self._conv_bn(builder, "3", second, 4 * width, 1)
+        return self._join(builder, third, x, unit.stride), [first, second, third]
+
+    def _join(self, builder: GraphBuilder, y: str, x: str, stride: int) -> str:
+        """Add the shortcut of `x`, which has a 1x1 where the channels or, but in TF slim, the stride change."""
+        if builder.channels(x) != builder.channels(y) or (stride > 1 and self.stride_in != "last_unit"):
             with builder.scope("shortcut"):
-                x = self._conv_bn(builder, "conv", "bn", x, out, 1, stride, 1)
-        elif stride > 1:  # only TF slim strides a block that keeps its width
+                if stride > 1 and self.shortcut == "avg_pool":
+                    x = builder.apply("pool", ops.AvgPool(kernel=stride, stride=stride, ceil_mode=True), x)
+                    stride = 1
+                x = self._conv_bn(builder, "", x, builder.channels(y), 1, stride)
+        elif stride > 1:
             x = builder.apply("subsample", ops.MaxPool(kernel=1, stride=stride), x)
         return builder.activation("relu", builder.apply("add", ops.Add(), y, x), "relu")
 
     def _conv_bn(
-        self, builder: GraphBuilder, conv: str, bn: str, x: str, channels: int, kernel: int, stride: int, dilation: int
+        self, builder: GraphBuilder, number: str, x: str, channels: int, kernel: int, stride: int = 1, dilation: int = 1
     ) -> str:
         same = self.padding == "same" and stride > 1 and kernel > 1  # at stride 1 both rules are equal
-        x = builder.conv(conv, x, channels, kernel, stride=stride, dilation=dilation, padding="same" if same else None)
-        return builder.batch_norm(bn, x, epsilon=self.epsilon, momentum=self.momentum)
+        x = builder.conv(
+            f"conv{number}",
+            x,
+            channels,
+            kernel,
+            stride=stride,
+            dilation=dilation,
+            padding="same" if same else None,
+        )
+        return self.norm(builder, f"bn{number}", x)

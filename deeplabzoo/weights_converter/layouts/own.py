@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 
 import numpy as np
 
 from deeplabzoo.core.architectures import build_graph
-from deeplabzoo.core.backbones import BACKBONES
+from deeplabzoo.core.backbones import BACKBONES, ResNet
+from deeplabzoo.core.graph import GraphBuilder
 from deeplabzoo.core.ops import Conv2d
 from deeplabzoo.core.sections import BRANCHES
 from deeplabzoo.core.spec import ArchSpec, make_spec
@@ -22,7 +25,6 @@ from deeplabzoo.weights_converter.layouts.base import (
     Shapes,
     described,
     dimension,
-    require,
     shapes_of,
     with_counters,
 )
@@ -50,15 +52,16 @@ class OwnLayout(Layout):
             if checkpoint.labels and not any(label == "classifier__conv" for label in checkpoint.labels.values()):
                 raise LayoutError("no Keras layer named 'classifier__conv'")
             return "Keras 3 paths" + (" with our layer names" if checkpoint.labels else ", which carry no names")
-        needed = ("classifier.conv.weight", "aspp.fusion.conv.weight")
-        require(checkpoint.tensors, *needed)
-        return f"has {', '.join(needed)}"
+        scores = _scores(checkpoint.tensors)
+        trunk = next((name for name in checkpoint.tensors if name.startswith("backbone.s")), None)
+        if trunk is None:
+            raise LayoutError("no tensor of a backbone's stem or first stage")
+        return f"has {scores}, {trunk}"
 
     def read_spec(self, checkpoint: Checkpoint) -> Reading:
         """Everything that shapes tell; the rest is the default of `make_spec`."""
         shapes = _canonical_shapes(checkpoint)
-        require(shapes, "classifier.conv.weight", "aspp.fusion.conv.weight")
-        given, told = _options(shapes)
+        given, told = _options(shapes) if "aspp.fusion.conv.weight" in shapes else _head_options(shapes)
         try:
             spec = make_spec(**given)  # type: ignore[arg-type]
         except SpecError as error:
@@ -151,8 +154,8 @@ def _options(shapes: Shapes) -> tuple[dict[str, object], list[str]]:
     given: dict[str, object] = {
         "arch": "v3plus" if plus else "v3",
         "backbone": backbone,
-        "num_classes": dimension(shapes, "classifier.conv.weight", 0),
-        "in_channels": dimension(shapes, "backbone.stem.conv.weight", 1),
+        "num_classes": dimension(shapes, _scores(shapes), 0),
+        "in_channels": _in_channels(shapes),
         "aspp": aspp,
         "classifier": {"bias": "classifier.conv.bias" in shapes},
     }
@@ -184,19 +187,80 @@ def _field(tables: Mapping[str, object], name: str) -> object:
     return table.get(field) if isinstance(table, Mapping) else None
 
 
-def _backbone(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, object]:
-    if "backbone.stage1.block1.conv1.weight" in shapes:
-        blocks = {int(m[1]) for name in shapes if (m := re.match(r"backbone\.stage3\.block(\d+)\.", name))}
-        name = {6: "resnet50", 23: "resnet101"}.get(len(blocks))
-        if name is None:
-            raise LayoutError(f"backbone.stage3 has {len(blocks)} blocks: expected 6 (resnet50) or 23 (resnet101)")
-        return {"name": name}
-    if "backbone.stage1.block1.project.conv.weight" in shapes:
+def _head_options(shapes: Shapes) -> tuple[dict[str, object], list[str]]:
+    """The same for a head of summed branches: v1 with one, v2 with more."""
+    scores = sorted(name for name in shapes if re.fullmatch(r"classifier\.(conv|branch\d+)\.weight", name))
+    first = "head.branch1.hidden{}.conv.weight"
+    hidden: list[int] = []
+    while first.format(len(hidden) + 1) in shapes:
+        hidden.append(dimension(shapes, first.format(len(hidden) + 1), 0))
+    backbone = _backbone(shapes)
+    head: dict[str, object] = {"hidden": hidden}
+    if len(scores) == 1:
+        head["kernel"] = dimension(shapes, first.format(1) if hidden else scores[0], 2)
+    elif len(scores) != 4:
+        raise LayoutError(f"the rates of {len(scores)} branches have no default: give the spec with --spec FILE.toml")
+    given: dict[str, object] = {
+        "arch": "v2" if len(scores) > 1 else "v3" if "cascade" in backbone else "v1",
+        "backbone": backbone,
+        "num_classes": dimension(shapes, _scores(shapes), 0),
+        "in_channels": _in_channels(shapes),
+        "head": head,
+        "classifier": {"bias": scores[0].replace(".weight", ".bias") in shapes},
+    }
+    told = ["arch", "num_classes", "in_channels", *(f"backbone.{key}" for key in backbone), "head.hidden"]
+    return given, [*told, "classifier.bias", *(["head.kernel"] if "kernel" in head else [])]
+
+
+def _scores(names: Collection[str]) -> str:
+    """The kernel of the class scores; `LayoutError` without one."""
+    found = next((name for name in ("classifier.conv.weight", "classifier.branch1.weight") if name in names), None)
+    if found is None:
+        raise LayoutError("no tensor 'classifier.conv.weight'")
+    return found
+
+
+def _in_channels(shapes: Shapes) -> int:
+    """Channels of the image: what the first kernel of the backbone reads."""
+    first = ("backbone.stem.conv.weight", "backbone.stem.conv1.weight", "backbone.stage1.conv1.weight")
+    return dimension(shapes, next((name for name in first if name in shapes), first[0]), 1)
+
+
+def _backbone(shapes: Shapes) -> dict[str, object]:
+    """A backbone whose tensors are these: a MobileNetV2 of any width, or one of `_candidates`."""
+    if (
+        "backbone.stage1.block1.project.conv.weight" in shapes
+        and "backbone.stage7.block1.project.conv.weight" in shapes
+    ):
         names = ["backbone.stem.conv.weight"]
         names += [f"backbone.stage{stage}.block1.project.conv.weight" for stage in range(1, 8)]
         width, divisor = find_width({name: dimension(shapes, name, 0) for name in names})
-        return {"name": "mobilenet_v2", "width": width, "depth_divisor": divisor}
-    raise LayoutError(f"the backbone is none of {', '.join(BACKBONES)}")
+        table = {"name": "mobilenet_v2", "width": width, "depth_divisor": divisor}
+        return {**table, "end": "last"} if "backbone.last.conv.weight" in shapes else table
+    tensors = {name for name in shapes if name.startswith("backbone.")}
+    for candidate in _candidates():
+        if tensors == _tensor_names(json.dumps(candidate), 16):
+            return candidate
+    raise LayoutError(
+        f"the {len(tensors)} tensors of the backbone are those of none of {', '.join(BACKBONES)}: give the spec with "
+        "--spec FILE.toml"
+    )
+
+
+def _candidates() -> Iterator[dict[str, object]]:
+    """Every backbone, ResNets with each stem and with the copied blocks of the cascaded v3."""
+    for name, family in BACKBONES.items():
+        for stem in ("7x7", "v1c", "beta") if family is ResNet else ("",):
+            for cascade in (0, 3) if family is ResNet else (0,):
+                yield {"name": name, **({"stem": stem} if stem else {}), **({"cascade": cascade} if cascade else {})}
+
+
+@lru_cache(maxsize=64)
+def _tensor_names(candidate: str, output_stride: int) -> frozenset[str]:
+    builder = GraphBuilder()
+    table = json.loads(candidate)
+    features = BACKBONES[table["name"]].from_dict(table).add(builder, builder.input(3), output_stride)
+    return frozenset(builder.finish({"out": features.out}).parameters())
 
 
 def _kind(shapes: Shapes, group: str) -> str:

@@ -12,7 +12,7 @@ from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.backbones import MobileNetV2
 from deeplabzoo.core.graph import Node
 from deeplabzoo.core.ops import Conv2d
-from deeplabzoo.core.spec import ArchSpec, make_spec
+from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
 from deeplabzoo.weights_converter.canonical import Card
 from deeplabzoo.weights_converter.formats import Checkpoint
@@ -28,6 +28,7 @@ from deeplabzoo.weights_converter.layouts.base import (
 )
 from deeplabzoo.weights_converter.layouts.widths import find_width
 from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
+from deeplabzoo.zoo.presets.tensorflow import HEAD_EPSILON, template
 
 _STAGE_STARTS = (0, 1, 3, 6, 10, 13, 16)
 """Number of the first `expanded_conv` of each of MobileNetV2's seven stages."""
@@ -50,9 +51,6 @@ _RULES: tuple[tuple[str, str], ...] = (
 _NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
 
 _ORDER = ("image_pooling", "conv1x1", "atrous")
-
-_HEAD_EPSILON, _HEAD_MOMENTUM = 1e-5, 0.9997
-_TF_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 
 
 class TensorFlowLayout(Layout):
@@ -114,11 +112,11 @@ class TensorFlowLayout(Layout):
         )
         assumed = {
             "output_stride": spec.output_stride,
-            "aspp.rates": list(spec.aspp.rates),
+            "aspp.rates": list(spec.rates),
             "backbone.first_block_dilation": "previous",
             "backbone.padding": "same",
             "backbone.epsilon": 1e-3,
-            "aspp.epsilon": _HEAD_EPSILON,
+            "aspp.epsilon": HEAD_EPSILON,
             "output.align_corners": True,
         }
         return Reading(spec, told, tuple(described(assumed)))
@@ -154,9 +152,9 @@ class TensorFlowLayout(Layout):
         return [line for line in ours if line not in theirs and not line.startswith(free)]
 
     def _require_published(self, spec: ArchSpec) -> None:
+        if not isinstance(spec.backbone, MobileNetV2) or spec.aspp is None:
+            raise LayoutError(f"{self.title} has no {spec.title}; use --to-layout deeplabzoo")
         order = tuple(branch for branch in _ORDER if branch in spec.aspp.order)
-        if not isinstance(spec.backbone, MobileNetV2):
-            raise LayoutError(f"{self.title} has no {spec.backbone.name}; use --to-layout deeplabzoo")
         if spec.aspp.order != order:  # the same tensors, but other columns of the fusion
             raise LayoutError(f"aspp.order = {list(spec.aspp.order)}: TF has {list(order)}; use --to-layout deeplabzoo")
         require_same_tensors(spec, _published(spec), self.title)
@@ -169,46 +167,10 @@ def _published(spec: ArchSpec) -> ArchSpec:
         num_classes=spec.num_classes,
         width=backbone.width,
         divisor=backbone.depth_divisor,
-        order=spec.aspp.order,
+        order=spec.required_aspp.order,
         decoder=spec.decoder is not None,
         in_channels=spec.in_channels,
-        channels=spec.aspp.channels,
-    )
-
-
-def template(
-    *,
-    num_classes: int = 21,
-    width: float = 1.0,
-    divisor: int | None = None,
-    order: tuple[str, ...] = ("image_pooling", "conv1x1"),
-    decoder: bool = False,
-    in_channels: int = 3,
-    channels: int = 256,
-    output_stride: int = 8,
-) -> ArchSpec:
-    """The spec of TF's mobilenet_v2 models: `same` padding, align_corners everywhere, pool first, 1e-5 in the head.
-
-    research/deeplab rounds channels to multiples of 8 at width 1 and not at all at other widths.
-    """
-    head = {"epsilon": _HEAD_EPSILON, "momentum": _HEAD_MOMENTUM}
-    return make_spec(
-        "v3plus" if decoder else "v3",
-        backbone={"name": "mobilenet_v2", "width": width, "depth_divisor": divisor or (8 if width == 1 else 1)},
-        output_stride=output_stride,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        aspp={
-            "rates": _TF_RATES[output_stride] if "atrous" in order else (),
-            "order": order,
-            "channels": channels,
-            "branch": "separable_bn_relu",
-            "dropout": 0.1,
-            "post_conv": "none",
-            **head,
-        },
-        decoder={"align_corners": True, **head} if decoder else {},
-        output={"align_corners": True},
+        channels=spec.required_aspp.channels,
     )
 
 

@@ -9,7 +9,7 @@ import re
 
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.backbones import ResNet
-from deeplabzoo.core.spec import ArchSpec, make_spec
+from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
 from deeplabzoo.weights_converter.canonical import Card
 from deeplabzoo.weights_converter.formats import Checkpoint
@@ -24,6 +24,7 @@ from deeplabzoo.weights_converter.layouts.base import (
     shapes_of,
     with_counters,
 )
+from deeplabzoo.zoo.presets.torchvision import template
 
 _RULES: tuple[tuple[str, str], ...] = (
     (r"backbone\.stem\.(conv|bn)", r"backbone.\g<1>1"),
@@ -82,7 +83,7 @@ class TorchvisionLayout(Layout):
         assumed = described(
             {
                 "output_stride": spec.output_stride,
-                "aspp.rates": list(spec.aspp.rates),
+                "aspp.rates": list(spec.rates),
                 "backbone.first_block_dilation": "previous",
                 "backbone.stride_in": "conv2",
                 "output.align_corners": False,
@@ -96,18 +97,20 @@ class TorchvisionLayout(Layout):
         del file_format
         if not isinstance(spec.backbone, ResNet) or spec.arch != "v3":
             raise LayoutError(f"{self.title} has no {spec.title}; use --to-layout deeplabzoo")
+        aspp = spec.required_aspp
         rename, entries = {}, []
         for node in build_graph(spec).nodes:
             if node.parameters():
-                rename[node.name] = _foreign(node.name, len(spec.aspp.rates) + 1)
+                rename[node.name] = _foreign(node.name, len(aspp.rates) + 1)
                 entries += [Entry(f"{rename[node.name]}.{name.rsplit('.', 1)[1]}", name) for name in node.parameters()]
         hidden = spec.aux.channels if spec.aux else 0
-        channels = (spec.in_channels, spec.aspp.channels, hidden)
+        channels = (spec.in_channels, aspp.channels, hidden)
         published = template(spec.backbone.name, spec.num_classes, aux=spec.aux is not None, channels=channels)
         require_same_tensors(spec, published, self.title)
-        if spec.aspp.order != published.aspp.order:  # the same tensors, but other columns of the fusion
+        order = published.required_aspp.order
+        if aspp.order != order:  # the same tensors, but other columns of the fusion
             raise LayoutError(
-                f"aspp.order = {list(spec.aspp.order)}: torchvision has {list(published.aspp.order)}; use --to-layout deeplabzoo"
+                f"aspp.order = {list(aspp.order)}: torchvision has {list(order)}; use --to-layout deeplabzoo"
             )
         return with_counters(spec, entries, rename)
 
@@ -121,25 +124,11 @@ class TorchvisionLayout(Layout):
     def differences(self, spec: ArchSpec) -> list[str]:
         """Everything but what `read_spec` reads from tensors."""
         published = template(
-            spec.backbone.name, spec.num_classes, aux=spec.aux is not None, channels=(3, spec.aspp.channels, 0)
+            spec.backbone.name, spec.num_classes, aux=spec.aux is not None, channels=(3, spec.required_aspp.channels, 0)
         )
         ours, theirs = described(spec.to_dict()), described(published.to_dict())
         free = ("in_channels", "aux.channels", "aspp.channels", "aspp.dropout", "aux.dropout")
         return [line for line in ours if line not in theirs and not line.startswith(free)]
-
-
-def template(backbone: str, num_classes: int, *, aux: bool, channels: tuple[int, int, int] = (3, 256, 256)) -> ArchSpec:
-    """The spec of torchvision's class: stride 8, rates 12, 24, 36, stride in the 3x3, previous dilation kept."""
-    in_channels, aspp, hidden = channels
-    return make_spec(
-        "v3",
-        backbone=backbone,
-        output_stride=8,
-        num_classes=num_classes,
-        in_channels=in_channels,
-        aspp={"channels": aspp},
-        aux={"channels": hidden or 256} if aux else None,
-    )
 
 
 def _channels(shapes: dict[str, tuple[int, ...]]) -> tuple[int, int, int]:

@@ -29,6 +29,6 @@ def find_width(channels: Mapping[str, int]) -> tuple[float, int]:
     for divisor in (8, 1):
         for width in (*_ROUND, *(hundredths / 100 for hundredths in range(5, 401))):
             backbone = MobileNetV2(name="mobilenet_v2", width=width, depth_divisor=divisor)
-            if all(backbone.channels(paper) == count for paper, count in wanted):
+            if all(backbone.scaled(paper) == count for paper, count in wanted):
                 return width, divisor
     raise LayoutError(f"no width multiplier of MobileNetV2 gives the channels {sorted(channels.values())}")
