@@ -57,8 +57,32 @@ class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only in ne
         return "HxW"
 
 
+class ScalesType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
+    """Numbers with commas between."""
+
+    name = "scales"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse; which numbers are legal is for the library to say."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r}: expected numbers with commas between, such as 0.5,0.75,1", param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Shown in the help."""
+        return "S,S,..."
+
+
 BACKEND = BackendType()
 SIZE = SizeType()
+SCALES = ScalesType()
+
+CRF_NAMES = ("v1", "v1_largefov", "v1_msc_largefov", "v1_coco_largefov", "v2_vgg16", "v2_resnet101")
+PALETTE_NAMES = ("voc", "cityscapes", "ade20k", "pascal_context")
+"""Written out, because the help must not wait for numpy; a test holds them against the library's."""
 
 
 def backend_option(function: Function) -> Function:
@@ -88,10 +112,15 @@ def force_option(function: Function) -> Function:
 def architecture_options(function: Function) -> Function:
     """The options that describe a model in words; read them with `spec_options`."""
     options = (
-        click.option("--arch", help="v3, v3plus, or a preset of `deeplabzoo list`.  [default: v3plus]"),
-        click.option("--backbone", help="resnet50, resnet101 or mobilenet_v2.  [default: resnet50]"),
-        click.option("--width", type=float, help="Width multiplier of mobilenet_v2.  [default: 1.0]"),
-        click.option("--output-stride", type=int, help="8, 16 or 32.  [default: 16, or that of the weights]"),
+        click.option("--arch", help="v1, v2, v3, v3plus, or a preset of `deeplabzoo list`.  [default: v3plus]"),
+        click.option(
+            "--backbone",
+            help="vgg16, resnet18/34/50/101, xception41/65/71, mobilenet_v2, mobilenet_v3_large, ...  [default: resnet50, in v1 and v2 vgg16]",
+        ),
+        click.option("--width", type=float, help="Width multiplier of the backbone.  [default: 1.0]"),
+        click.option(
+            "--output-stride", type=int, help="8, 16 or 32.  [default: 16, in v1 and v2 8, or that of the weights]"
+        ),
         click.option("--num-classes", type=int, help="Number of classes.  [default: 21, or that of the weights]"),
         click.option("--spec", "spec_file", type=PATH, help="Take the architecture from a TOML or JSON file."),
     )
@@ -123,6 +152,58 @@ def spec_options(
     from deeplabzoo.core.spec import read_spec
 
     return read_spec(spec_file)[0], options
+
+
+def inference_options(function: Function) -> Function:
+    """How a photo is shown to the network and what follows; read them with `predictor_options`."""
+    options = (
+        click.option("--output-stride", type=int, help="Run at another output stride: 8, 16 or 32."),
+        click.option(
+            "--scales", type=SCALES, default="1", show_default=True, help="Sizes to show the photo at, such as 0.5,1,2."
+        ),
+        click.option("--flip", is_flag=True, help="Show it mirrored as well."),
+        click.option(
+            "--fusion",
+            type=click.Choice(["mean", "max"]),
+            default="mean",
+            show_default=True,
+            help="Over scales and flips: mean probability, or largest logit.",
+        ),
+        click.option(
+            "--window",
+            type=click.IntRange(min=1),
+            help="Side in pixels of windows to label it by.  [default: the whole photo, where it fits into memory]",
+        ),
+        click.option("--overlap", type=float, help="Share of a window that its neighbour sees too.  [default: 1/3]"),
+        click.option("--crf", type=click.Choice(CRF_NAMES), help="Sharpen the labels with the CRF of that model."),
+        click.option(
+            "--memory-limit",
+            metavar="MB",
+            type=click.IntRange(min=1),
+            help="What the network may take.  [default: what is free]",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def predictor_options(
+    scales: tuple[float, ...],
+    flip: bool,
+    fusion: str,
+    window: int | None,
+    overlap: float | None,
+    crf: str | None,
+    memory_limit: int | None,
+) -> dict[str, Any]:
+    """The options of `deeplabzoo.prediction.Predictor` that were given; notes go to stderr."""
+    options: dict[str, Any] = {"scales": scales, "flip": flip, "fusion": fusion, "window": window, "crf": crf}
+    if overlap is not None:
+        options["overlap"] = overlap
+    if memory_limit is not None:
+        options["memory_limit"] = memory_limit * 1_000_000
+    return {**options, "notes": say}
 
 
 def say(message: str = "") -> None:

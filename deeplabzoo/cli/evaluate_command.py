@@ -12,7 +12,9 @@ from deeplabzoo.cli.common import (
     backend_option,
     bar,
     device_option,
+    inference_options,
     json_option,
+    predictor_options,
     print_json,
     print_table,
     say,
@@ -26,10 +28,17 @@ from deeplabzoo.cli.common import (
 @backend_option
 @device_option
 @click.option("--split", default="val", show_default=True, help="List of a VOC folder to take.")
-@click.option("--output-stride", type=int, help="Run at another output stride: 8, 16 or 32.")
+@inference_options
 @json_option
 def command(
-    data: Path, weights: str, backend: str | None, device: str, split: str, output_stride: int | None, as_json: bool
+    data: Path,
+    weights: str,
+    backend: str | None,
+    device: str,
+    split: str,
+    output_stride: int | None,
+    as_json: bool,
+    **words: Any,
 ) -> None:
     """Score a model on photos with true labels: mIoU over the classes present, IoU of each class, pixel accuracy."""
     import numpy as np
@@ -45,14 +54,17 @@ def command(
     options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     model, _ = canonical_model(weights=weights, **options)
     tell_assumed(model)
-    total = np.zeros((model.spec.num_classes,) * 2, np.int64)
     chosen = backend or default_backend().name
-    with bar(len(pairs), "evaluate") as step, Predictor(model, backend=chosen, device=device) as predictor:
+    with (
+        Predictor(model, backend=chosen, device=device, **predictor_options(**words)) as predictor,
+        bar(len(pairs), "evaluate") as step,
+    ):
+        total = np.zeros((predictor.num_classes,) * 2, np.int64)
         photos = ((read_image(pair.image_path), read_mask(pair.mask_path)) for pair in pairs)
         for pair, counts in zip(pairs, predictor.evaluate(photos), strict=True):
             total += counts
             step(pair.name)
-    scores = scores_dict(Scores.of(total), model.card.classes)
+    scores = scores_dict(Scores.of(total), predictor.classes)
     if as_json:
         print_json({"photos": len(pairs), "backend": predictor.backend, **scores})
     else:

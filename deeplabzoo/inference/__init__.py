@@ -10,24 +10,31 @@ import importlib
 from typing import Any
 
 _NAMES = {
-    "colours": ("PALETTE", "VOC_CLASSES", "VOID", "colourise", "overlay"),
+    "classes": ("ADE20K_CLASSES", "CITYSCAPES_CLASSES", "PASCAL_CONTEXT_CLASSES", "VOC_CLASSES"),
+    "colours": ("colourise", "overlay"),
+    "crf": ("CRF", "CRF_PRESETS"),
     "datasets": ("Pair", "Pairs", "find_pairs"),
+    "fusion": ("predict_labels", "predict_probabilities", "restore_labels"),
     "images": ("read_image", "read_mask"),
+    "label_sets": ("LABEL_SETS", "PALETTE", "PALETTES", "VOID", "LabelSet", "known_label_set", "label_set"),
     "metrics": ("Scores", "agreement", "confusion"),
-    "pictures": ("contact_sheet", "panel", "write_labels", "write_png"),
+    "pictures": ("contact_sheet", "legend", "panel", "write_labels", "write_png"),
+    "plane": ("Plane", "prepare"),
     "preprocessing": (
+        "CAFFE",
         "IMAGENET",
+        "PADDLESEG",
+        "RAW",
         "TF_DEEPLAB",
+        "TF_RESNET",
         "TORCHVISION",
-        "Forward",
+        "UNIT",
         "Placement",
         "Preprocessing",
         "place",
-        "predict_labels",
-        "prepare",
-        "restore_labels",
     ),
     "scenes": ("draw_scene",),
+    "views": ("Forward", "InferenceOptions"),
 }
 _WHERE = {name: module for module, names in _NAMES.items() for name in names}
 

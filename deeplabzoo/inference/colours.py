@@ -1,4 +1,4 @@
-"""Pascal VOC's classes and colours, and labels drawn with them."""
+"""Labels drawn in the colours of their data set, and the checks of photos and labels that all of inference shares."""
 
 from __future__ import annotations
 
@@ -8,31 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deeplabzoo.errors import DataError, ImageError
-
-VOC_CLASSES = (
-    "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "tv monitor",
-)  # fmt: skip
-"""The 21 classes of Pascal VOC 2012 in the order of their labels (VOC2012 devkit, section 2)."""
-
-VOID = 255
-"""Label of the pixels that nobody is judged on: borders of objects and parts too hard to mark."""
-
-
-def _voc_palette() -> npt.NDArray[np.uint8]:
-    """The devkit's rule (VOClabelcolormap.m): bits 0, 1, 2 of the label are bit 7 of R, G, B; bits 3 to 5 bit 6; ..."""
-    label = np.arange(256)
-    palette = np.zeros((256, 3), np.uint8)
-    for triple in range(3):
-        for channel in range(3):
-            bit = label >> (3 * triple + channel) & 1
-            palette[:, channel] |= (bit << (7 - triple)).astype(np.uint8)
-    palette.flags.writeable = False
-    return palette
-
-
-PALETTE = _voc_palette()
-"""uint8 [256, 3], read-only: the RGB colour of each label. All differ; void (255) is the off-white (224, 224, 192)."""
+from deeplabzoo.inference.classes import VOC_CLASSES as VOC_CLASSES
+from deeplabzoo.inference.label_sets import PALETTE, Palette
 
 
 def check_photo(image: npt.NDArray[Any]) -> None:
@@ -54,7 +31,7 @@ def check_labels(what: str, labels: npt.NDArray[Any]) -> None:
 
 
 def check_drawable(labels: npt.NDArray[Any]) -> None:
-    """Raise `DataError` unless `labels` are labels of shape (H, W) from 0 to 255, which is what the palette colours."""
+    """Raise `DataError` unless `labels` are labels of shape (H, W) from 0 to 255, which is what a palette colours."""
     check_labels("labels", labels)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high > 255:
@@ -63,31 +40,50 @@ def check_drawable(labels: npt.NDArray[Any]) -> None:
         )
 
 
-def colourise(labels: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint8]:
-    """Draw labels in Pascal VOC's colours.
+def check_palette(palette: npt.NDArray[Any]) -> None:
+    """Raise `DataError` unless `palette` is uint8 [256, 3]."""
+    if palette.dtype != np.uint8 or palette.shape != (256, 3):
+        raise DataError(
+            f"palette of dtype {palette.dtype} and shape {palette.shape}: expected uint8 of shape (256, 3), an RGB "
+            f"colour a label; a LabelSet holds one"
+        )
+
+
+def colourise(labels: npt.NDArray[np.integer[Any]], palette: Palette = PALETTE) -> npt.NDArray[np.uint8]:
+    """Draw labels in colours.
 
     Args:
-        labels: whole numbers [H, W] from 0 to 255; 255 (void) is drawn off-white.
+        labels: whole numbers [H, W] from 0 to 255.
+        palette: uint8 [256, 3], the colour of each label; Pascal VOC's by default, which draws void (255) off-white.
 
     Returns:
         uint8 array [H, W, 3], RGB.
 
     Raises:
-        DataError: `labels` has another shape, type or range.
+        DataError: `labels` has another shape, type or range, or `palette` is none.
     """
     check_drawable(labels)
-    return np.take(PALETTE, labels, axis=0)
+    check_palette(palette)
+    return np.take(palette, labels, axis=0)
 
 
 def overlay(
-    image: npt.NDArray[np.uint8], labels: npt.NDArray[np.integer[Any]], opacity: float = 0.6
+    image: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.integer[Any]],
+    opacity: float = 0.6,
+    *,
+    palette: Palette = PALETTE,
 ) -> npt.NDArray[np.uint8]:
-    """Lay the colours of labels over a photo. Background (label 0) is black, so that all but the objects is dimmed.
+    """Lay the colours of labels over a photo.
+
+    Pascal VOC's background (label 0) is black, so that all but the objects is dimmed; in Cityscapes and ADE20K label 0
+    is a class like the others, with a colour.
 
     Args:
         image: uint8 [H, W, 3], RGB.
         labels: whole numbers [H, W] from 0 to 255.
         opacity: share of the label's colour, from 0 (the photo alone) to 1 (the colour alone).
+        palette: uint8 [256, 3], the colour of each label.
 
     Returns:
         uint8 array [H, W, 3], rounded to nearest.
@@ -102,5 +98,5 @@ def overlay(
         )
     if not 0 <= opacity <= 1:
         raise DataError(f"opacity = {opacity!r}: expected a number from 0 to 1")
-    mixed = image.astype(np.float32) * (1 - opacity) + colourise(labels).astype(np.float32) * opacity
+    mixed = image.astype(np.float32) * (1 - opacity) + colourise(labels, palette).astype(np.float32) * opacity
     return (mixed + 0.5).astype(np.uint8)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deeplabzoo.errors import ImageError, near_match
-from deeplabzoo.inference.colours import PALETTE, VOC_CLASSES, VOID
+from deeplabzoo.inference.classes import VOC_CLASSES
+from deeplabzoo.inference.label_sets import PALETTE, VOID
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """Pillow's names of the formats read. Others stay closed: EPS, for one, would start Ghostscript on the file."""

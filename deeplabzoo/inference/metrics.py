@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from deeplabzoo.errors import DataError
-from deeplabzoo.inference.colours import VOID, check_labels
+from deeplabzoo.inference.colours import check_labels
+from deeplabzoo.inference.label_sets import VOID
 
 Labels = npt.NDArray[np.integer[Any]]
 

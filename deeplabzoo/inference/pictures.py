@@ -14,7 +14,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from deeplabzoo.errors import DataError, OutputError
 from deeplabzoo.files import beside_then_rename, check_output
-from deeplabzoo.inference.colours import PALETTE, VOC_CLASSES, VOID, check_drawable, check_photo, overlay
+from deeplabzoo.inference.classes import VOC_CLASSES
+from deeplabzoo.inference.colours import check_drawable, check_palette, check_photo, overlay
+from deeplabzoo.inference.label_sets import PALETTE, VOID, Palette
 
 Labels = npt.NDArray[np.integer[Any]]
 Picture = npt.NDArray[np.uint8]
@@ -33,6 +35,7 @@ def panel(
     title: str | None = None,
     *,
     class_names: Sequence[str] = VOC_CLASSES,
+    palette: Palette = PALETTE,
 ) -> Picture:
     """Draw a photo, its truth and its predictions side by side, with captions and a legend of the classes.
 
@@ -45,6 +48,7 @@ def panel(
         predictions: labels [H, W] of each backend, by the name to put under the tile.
         title: a heading, or None.
         class_names: names of the labels from 0; a label beyond them is called by its number, 255 is void.
+        palette: uint8 [256, 3], the colour of each label.
 
     Returns:
         uint8 array [height, width, 3], RGB, on white.
@@ -59,9 +63,9 @@ def panel(
         check_drawable(one)
     cells = [_cell(_scaled(image), ["photo"])]
     if truth is not None:
-        cells.append(_cell(_scaled(overlay(image, truth)), ["truth"]))
+        cells.append(_cell(_scaled(overlay(image, truth, palette=palette)), ["truth"]))
     for name, prediction in predictions.items():
-        tile = _scaled(overlay(image, prediction))
+        tile = _scaled(overlay(image, prediction, palette=palette))
         cells.append(_cell(tile, [name] if truth is None else [name, _accuracy(truth, prediction)]))
     if len(predictions) > 1:
         cells.append(_disagreement(list(predictions.values())))
@@ -70,7 +74,7 @@ def panel(
     row = Image.new("RGB", (width, max(cell.height for cell in cells)), _PAPER)
     for number, cell in enumerate(cells):
         row.paste(cell, (_GAP + number * (_CELL + _GAP), 0))
-    parts = [row, _legend(labels, class_names, width)]
+    parts = [row, _legend(labels, class_names, palette, width)]
     if title is not None:
         parts.insert(0, _text([title], width, _HEADING))
     sheet = Image.new("RGB", (width, sum(part.height + _GAP for part in parts) + _GAP), _PAPER)
@@ -79,6 +83,30 @@ def panel(
         sheet.paste(part, (0, top))
         top += part.height + _GAP
     return np.array(sheet)
+
+
+def legend(
+    labels: Labels, class_names: Sequence[str] = VOC_CLASSES, palette: Palette = PALETTE, *, width: int = 800
+) -> Picture:
+    """Draw colour and name of each class that labels hold.
+
+    Args:
+        labels: whole numbers [H, W] from 0 to 255.
+        class_names: names of the labels from 0; a label beyond them is called by its number, 255 is void.
+        palette: uint8 [256, 3], the colour of each label.
+        width: of the picture, in pixels, at least 100.
+
+    Returns:
+        uint8 array [height, width, 3], RGB, on white, as high as the names need.
+
+    Raises:
+        DataError: `labels` are none or have no colour, `palette` is none, or `width` is too small.
+    """
+    check_drawable(labels)
+    check_palette(palette)
+    if width < 100:
+        raise DataError(f"legend of width {width}: expected at least 100 pixels")
+    return np.array(_legend([labels], class_names, palette, width))
 
 
 def contact_sheet(panels: Sequence[Picture], *, columns: int = 1, width: int = 1600) -> Picture:
@@ -139,21 +167,25 @@ def write_png(path: str | os.PathLike[str], array: Picture, *, force: bool = Fal
     _save(Path(path), Image.fromarray(array), force)
 
 
-def write_labels(path: str | os.PathLike[str], labels: Labels, *, force: bool = False) -> None:
-    """Write labels as a palette PNG in Pascal VOC's colours, as VOC's own masks are; `read_mask` reads it back.
+def write_labels(
+    path: str | os.PathLike[str], labels: Labels, *, force: bool = False, palette: Palette = PALETTE
+) -> None:
+    """Write labels as a palette PNG, as Pascal VOC's own masks are; `read_mask` reads it back.
 
     Args:
         path: file to make; its name ends in `.png`.
         labels: whole numbers [H, W] from 0 to 255.
         force: whether to replace a file that is there.
+        palette: uint8 [256, 3], the colour of each label; the file's values are the labels whatever it says.
 
     Raises:
         OutputError: as in `write_png`.
-        DataError: `labels` has another shape, type or range.
+        DataError: `labels` has another shape, type or range, or `palette` is none.
     """
     check_drawable(labels)
+    check_palette(palette)
     picture = Image.fromarray(labels.astype(np.uint8))
-    picture.putpalette(PALETTE.tobytes())
+    picture.putpalette(palette.tobytes())
     _save(Path(path), picture, force)
 
 
@@ -249,7 +281,7 @@ def _cut(line: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFo
     return f"{line}..."
 
 
-def _legend(labels: list[Labels], class_names: Sequence[str], width: int) -> Image.Image:
+def _legend(labels: list[Labels], class_names: Sequence[str], palette: Palette, width: int) -> Image.Image:
     """Colour and name of each label there is, in as many lines as it takes."""
     font = ImageFont.load_default(_TEXT)
     height, swatch = round(_TEXT * 1.6), _TEXT
@@ -267,7 +299,7 @@ def _legend(labels: list[Labels], class_names: Sequence[str], width: int) -> Ima
     draw = ImageDraw.Draw(picture)
     for left, line, label, name in items:
         top = line * height + (height - swatch) // 2
-        red, green, blue = PALETTE[label].tolist()
+        red, green, blue = palette[label].tolist()
         draw.rectangle((left, top, left + swatch, top + swatch), fill=(red, green, blue), outline=_INK)
         draw.text((left + swatch + _GAP // 2, top - 2), name, fill=_INK, font=font)
     return picture

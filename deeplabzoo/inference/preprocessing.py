@@ -1,29 +1,13 @@
-"""From a photo to a network's input, and from its logits back to labels of the photo's own size."""
+"""How photos are prepared for a network, as plain data, and what published networks expect."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import Literal
 
 from deeplabzoo.core.fields import Section, check_bool, check_choice, check_int, check_number
-from deeplabzoo.core.interpolation import interpolation_matrix
-from deeplabzoo.errors import DataError, ImageError, SpecError
-from deeplabzoo.inference.colours import check_photo
-
-Forward = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.floating[Any]]]
-"""A network: float32 [N, C, H, W] to logits [N, K, h, w]."""
-
-_TILE = 256
-"""Side of the squares in which labels are made, so that the logits of a large photo are never there all at once."""
-
-_MOST_PIXELS = 1 << 27
-"""Pixels of the largest network input made (1.6 GB of float32). Beyond it lies no photo but a strip like 10 x 10000,
-which a rule on the shortest side blows up."""
+from deeplabzoo.errors import SpecError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +89,41 @@ TORCHVISION = IMAGENET.replace(resize="shortest", size=520)
 Source: pytorch/vision, `torchvision/transforms/_presets.py` (`SemanticSegmentation`, `resize_size=520`).
 """
 
+RAW = Preprocessing(scale=1, mean=(0.0,) * 3, std=(1.0,) * 3)
+"""Pixels from 0 to 255 as they are: KerasHub's `deeplab_v3_plus_resnet50_pascalvoc`.
+
+Source: the preset's `image_converter.json`, which has neither scale nor offset. It also resizes to 512 x 512 by the
+nearest pixel; here the photo keeps its size.
+"""
+
+UNIT = RAW.replace(scale=1 / 255)
+"""Pixels to [0, 1]: bubbliiiing/deeplabv3-plus-pytorch (`utils/utils.py`, `preprocess_input`).
+
+It also fits the photo into 512 x 512 with grey bars; here the photo keeps its size.
+"""
+
+PADDLESEG = UNIT.replace(mean=(0.5,) * 3, std=(0.5,) * 3)
+"""PaddleSeg's published DeepLabs: pixels to [-1, 1].
+
+Source: PaddleSeg, `paddleseg/transforms/transforms.py` (`Normalize`, mean and std 0.5 by default).
+"""
+
+_CAFFE_MEAN = (104.008, 116.669, 122.675)
+
+CAFFE = Preprocessing(scale=1, mean=_CAFFE_MEAN, std=(1.0,) * 3, channel_order="bgr", pad_value=_CAFFE_MEAN)
+"""Caffe's DeepLab v1 and v2, and kazuto1011/deeplab-pytorch: BGR minus the mean pixel; padding is the mean pixel.
+
+Source: `mean_value` of the published prototxt files; kazuto1011/deeplab-pytorch, `configs/voc12.yaml`.
+"""
+
+_RESNET_MEAN = (123.15, 115.90, 103.06)
+
+TF_RESNET = TF_DEEPLAB.replace(scale=1, mean=_RESNET_MEAN, pad_value=_RESNET_MEAN)
+"""TensorFlow's DeepLab on plain ResNet v1 (not the `beta` variants): RGB minus the mean pixel, no scaling.
+
+Source: tensorflow/models, research/deeplab, `core/feature_extractor.py` (`_preprocess_subtract_imagenet_mean`).
+"""
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -130,138 +149,3 @@ def place(height: int, width: int, pre: Preprocessing) -> Placement:
             resized = (max(1, height * pre.size // side), max(1, width * pre.size // side))
     least = pre.pad_to or 1
     return Placement((height, width), resized, (max(resized[0], least), max(resized[1], least)))
-
-
-def prepare(image: npt.NDArray[np.uint8], pre: Preprocessing) -> tuple[npt.NDArray[np.float32], Placement]:
-    """Make a network's input from a photo.
-
-    Args:
-        image: uint8 [H, W, 3], RGB.
-        pre: what the network expects.
-
-    Returns:
-        float32 array [1, 3, h, w], computed in float64 and rounded once, and the place of the photo in it.
-
-    Raises:
-        ImageError: `image` is no photo, or would become too large.
-    """
-    check_photo(image)
-    placement = place(image.shape[0], image.shape[1], pre)
-    if math.prod(placement.padded) > _MOST_PIXELS:
-        (height, width), (tall, wide) = placement.original, placement.padded
-        raise ImageError(
-            f"photo of {height} x {width} would become {tall} x {wide} (resize = {pre.resize!r}): expected at most "
-            f"{_MOST_PIXELS} pixels; crop it"
-        )
-    if placement.resized != placement.original and pre.antialias:
-        tall, wide = placement.resized
-        from PIL import Image  # here, so that converters can read the presets without Pillow
-
-        image = np.asarray(Image.fromarray(image).resize((wide, tall), Image.Resampling.BILINEAR))
-    tall, wide = placement.resized
-    x = np.empty((1, 3, *placement.padded), np.float32)
-    for channel in range(3):
-        # One channel at a time: float64 of a large photo takes much memory.
-        pixels = image[:, :, channel if pre.channel_order == "rgb" else 2 - channel].astype(np.float64)
-        if pixels.shape != placement.resized:
-            down = interpolation_matrix(pixels.shape[0], tall, align_corners=False)
-            across = interpolation_matrix(pixels.shape[1], wide, align_corners=False)
-            pixels = down @ pixels @ across.T
-        mean, std = pre.mean[channel], pre.std[channel]
-        x[0, channel] = (pre.pad_value[channel] * pre.scale - mean) / std
-        x[0, channel, :tall, :wide] = (pixels * pre.scale - mean) / std
-    return x, placement
-
-
-def restore_labels(
-    logits: npt.NDArray[np.floating[Any]], placement: Placement, *, align_corners: bool = False
-) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """Turn logits into labels of the photo's own size.
-
-    Logits smaller (or larger) than the network's input are resized to it first; then the padding is cut off, and the
-    rest is resized to the photo's size where that differs, bilinearly with half-pixel centres. Last comes the arg-max,
-    of equals the first. Both resizes are linear, so they are done as one, in squares: the resized logits are never
-    there all at once.
-
-    Args:
-        logits: floating [1, K, h, w], K at least 2.
-        placement: where `prepare` put the photo.
-        align_corners: rule of the resize from the logits' size to the input's, as in the network's own resizes.
-
-    Returns:
-        labels [H, W], uint8, or uint16 where there are more than 256 classes.
-
-    Raises:
-        DataError: logits of another shape, or that are not finite.
-    """
-    if logits.ndim != 4 or logits.shape[0] != 1 or logits.shape[1] < 2 or 0 in logits.shape:
-        raise DataError(
-            f"logits of shape {logits.shape}: expected (1, K, h, w) with at least 2 classes; give one photo at a time, "
-            f"channels first"
-        )
-    if not np.isfinite(logits).all():
-        raise DataError("logits hold NaN or infinity: expected finite numbers; check the weights and the float type")
-    classes, tall, wide = logits.shape[1:]
-    exact: np.dtype[np.floating[Any]] = np.dtype(np.float64 if logits.dtype == np.float64 else np.float32)
-    down = _way_back(tall, 0, placement, align_corners)
-    across = _way_back(wide, 1, placement, align_corners)
-    labels = np.empty(placement.original, np.uint8 if classes <= 256 else np.uint16)
-    for rows in _bands(placement.original[0]):
-        read_rows, row_weights = _window(down, rows)
-        for columns in _bands(placement.original[1]):
-            read_columns, column_weights = _window(across, columns)
-            block = logits[0, :, read_rows, read_columns].astype(exact, copy=False)
-            if row_weights is not None:
-                block = row_weights.astype(exact) @ block
-            if column_weights is not None:
-                block = block @ column_weights.T.astype(exact)
-            labels[rows, columns] = block.argmax(axis=0)
-    return labels
-
-
-def predict_labels(
-    forward: Forward, image: npt.NDArray[np.uint8], pre: Preprocessing, *, align_corners: bool = False
-) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
-    """Label every pixel of a photo.
-
-    Args:
-        forward: the network; float32 [1, 3, h, w] to logits [1, K, h', w'].
-        image: uint8 [H, W, 3], RGB.
-        pre: what the network expects.
-        align_corners: see `restore_labels`.
-
-    Returns:
-        labels [H, W] of the photo's own size, as `restore_labels` gives them.
-
-    Raises:
-        ImageError: `image` is no photo.
-        DataError: the network's answer is no logits.
-    """
-    x, placement = prepare(image, pre)
-    return restore_labels(np.asarray(forward(x)), placement, align_corners=align_corners)
-
-
-def _way_back(source: int, axis: int, placement: Placement, align_corners: bool) -> npt.NDArray[np.float64] | None:
-    """Matrix [photo, logits] of one axis from the logits to the photo; None where pixels are taken as they are.
-
-    The matrix may have fewer columns than the logits have points: the padding is what it does not read.
-    """
-    original, resized, padded = placement.original[axis], placement.resized[axis], placement.padded[axis]
-    to_photo = None if resized == original else interpolation_matrix(resized, original, align_corners=False)
-    if source == padded:
-        return to_photo
-    to_input = interpolation_matrix(source, padded, align_corners=align_corners)[:resized]
-    return to_input if to_photo is None else to_photo @ to_input
-
-
-def _bands(length: int) -> Iterator[slice]:
-    return (slice(start, min(start + _TILE, length)) for start in range(0, length, _TILE))
-
-
-def _window(matrix: npt.NDArray[np.float64] | None, band: slice) -> tuple[slice, npt.NDArray[np.float64] | None]:
-    """The points that a band of the photo reads, and their weights [band, points]."""
-    if matrix is None:
-        return band, None
-    read = np.flatnonzero(matrix[band].any(axis=0))
-    window = slice(int(read[0]), int(read[-1]) + 1)
-    return window, matrix[band, window]

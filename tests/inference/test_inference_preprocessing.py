@@ -12,9 +12,14 @@ from hypothesis import strategies as st
 from deeplabzoo.core.interpolation import interpolation_matrix
 from deeplabzoo.errors import DataError, ImageError, SpecError
 from deeplabzoo.inference import (
+    CAFFE,
     IMAGENET,
+    PADDLESEG,
+    RAW,
     TF_DEEPLAB,
+    TF_RESNET,
     TORCHVISION,
+    UNIT,
     Placement,
     Preprocessing,
     place,
@@ -113,7 +118,9 @@ def test_what_is_no_photo_is_refused(image):
         prepare(image, IMAGENET)
 
 
-@pytest.mark.parametrize("pre", [TF_DEEPLAB, TORCHVISION, IMAGENET, PLAIN.replace(channel_order="bgr", pad_to=9)])
+@pytest.mark.parametrize(
+    "pre", [TF_DEEPLAB, TORCHVISION, CAFFE, TF_RESNET, PLAIN.replace(channel_order="bgr", pad_to=9)]
+)
 def test_plain_data_both_ways(pre):
     assert Preprocessing.from_dict(pre.to_dict()) == pre
     assert Preprocessing.from_dict(json.loads(json.dumps(pre.to_dict()))) == pre
@@ -257,9 +264,9 @@ def test_a_large_photo_takes_little_memory():
     assert peak < 100e6 < 4 * 21 * 3000 * 2000
 
 
-@pytest.mark.parametrize("shape", [(21, 9, 9), (2, 21, 9, 9), (1, 1, 9, 9), (1, 21, 0, 9)])
+@pytest.mark.parametrize("shape", [(21, 9, 9), (2, 21, 9, 9), (1, 0, 9, 9), (1, 21, 0, 9)])
 def test_other_logits_are_refused(shape):
-    with pytest.raises(DataError, match="at least 2 classes"):
+    with pytest.raises(DataError, match=r"expected \(1, K, h, w\), a map a class"):
         restore_labels(np.zeros(shape, np.float32), place(9, 9, IMAGENET))
 
 
@@ -269,6 +276,29 @@ def test_broken_logits_are_refused(bad):
     logits[0, 1, 3, 3] = bad
     with pytest.raises(DataError, match="NaN or infinity"):
         restore_labels(logits, place(9, 9, IMAGENET))
+
+
+def test_a_single_logit_stands_against_zero():
+    logits = np.array([[[[-1, 2], [3, -4]]]], np.float32)
+    assert restore_labels(logits, place(2, 2, IMAGENET)).tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("pre", "pixel", "expected"),
+    [
+        (CAFFE, (200, 100, 50), (50 - 104.008, 100 - 116.669, 200 - 122.675)),
+        (TF_RESNET, (200, 100, 50), (200 - 123.15, 100 - 115.90, 50 - 103.06)),
+        (PADDLESEG, (255, 0, 51), (1, -1, -0.6)),
+        (UNIT, (255, 0, 51), (1, 0, 0.2)),
+        (RAW, (255, 0, 51), (255, 0, 51)),
+    ],
+)
+def test_other_published_preprocessings(pre, pixel, expected):
+    x, _ = prepare(np.array([[pixel]], np.uint8), pre)
+    np.testing.assert_allclose(x[0, :, 0, 0], expected, rtol=1e-6, atol=1e-6)
+    padded, _ = prepare(np.array([[pixel]], np.uint8), pre.replace(pad_to=600))
+    if pre in (CAFFE, TF_RESNET):  # the mean pixel, which the network sees as zero
+        assert np.abs(padded[0, :, 1:, 1:]).max() < 1e-6
 
 
 def test_presets_say_their_source():
