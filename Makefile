@@ -6,7 +6,7 @@ DEEPLABZOO_DATA ?= $(wildcard ../shared/data)
 export DEEPLABZOO_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-gpu lint format benchmarks clean
+.PHONY: help setup demo test test-all test-gpu lint format benchmarks presets clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,7 +20,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,dev]'
+	@command -v c++ >/dev/null || { echo "the CRF library compiles from source and needs a C++ compiler; on Debian: apt-get install g++ python3-dev"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[crf,test,dev]'
 	@touch $@
 
 setup: $(VENV)/installed-test ## Make .venv with everything, tests and tools included
@@ -49,6 +50,9 @@ format: $(VENV)/installed-test ## Bring the code into shape
 benchmarks: $(VENV)/installed-test ## Measure conversion and start-up; prints tables
 	$(BIN)/python benchmarks/conversion.py
 	$(BIN)/python benchmarks/startup.py
+
+presets: $(VENV)/installed-test ## Judge every preset in every backend; prints the table of docs/presets.md (an hour on two cores)
+	$(BIN)/python benchmarks/presets.py
 
 clean: ## Remove what was made
 	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
