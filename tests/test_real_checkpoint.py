@@ -115,6 +115,38 @@ def test_backends_agree(scores, labels):
         assert np.mean(pixels) >= 0.9999, (first, second)
 
 
+ALL_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+WAYS = {
+    "scales and flip": ({"scales": (0.75, 1.0), "flip": True}, 2, 0.96),
+    "scales, maximum": ({"scales": (0.75, 1.0), "fusion": "max"}, 2, 0.96),
+    "windows": ({"window": 385}, 2, 0.96),
+    "CRF": ({"crf": "v2_resnet101"}, 2, 0.96),
+    "all scales and flip": ({"scales": ALL_SCALES, "flip": True}, 8, 0.98),
+    "CRF on all": ({"crf": "v2_resnet101"}, 8, 0.98),
+}
+"""Options, number of photos, least mIoU."""
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.slow) if WAYS[way][1] == 8 else way for way in WAYS]
+)
+def test_ways_to_show_a_photo(files, photos, requested, way):
+    """Good labels, and the same from every backend; `benchmarks/inference.py` prints the figures."""
+    options, count, least = WAYS[way]
+    if "crf" in options:
+        pytest.importorskip("pydensecrf", reason="the extra `crf` is not installed")
+    model = read_source(files / "m.safetensors").model
+    made = {}
+    for name in requested:
+        with Predictor(model, backend=name, **options) as predictor:
+            made[name] = [predictor.labels(image) for image, _ in photos[:count]]
+    for own in made.values():
+        total = sum(confusion(truth, mine, 21) for (_, truth), mine in zip(photos, own, strict=False))
+        assert Scores.of(total).miou >= least
+    for first, second in itertools.combinations(made, 2):
+        assert all(agreement(a, b) >= 0.9999 for a, b in zip(made[first], made[second], strict=True)), (first, second)
+
+
 def test_another_output_stride_still_works(files, photos, requested, worker):
     """Stride 16 with the same weights, as TF's published mIoU has it."""
     model = read_source(files / "m.safetensors", output_stride=16).model
