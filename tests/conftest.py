@@ -20,8 +20,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # So do numpy's own: the referee's small products took three times as long with two. Read once, when numpy is imported.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from deeplabzoo.backends import resolve  # noqa: E402
-from deeplabzoo.backends.worker import Worker  # noqa: E402
+from deeplabzoo.backends import resolve
+from deeplabzoo.backends.worker import Worker
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("DEEPLABZOO_DATA") or REPOSITORY.parent / "shared" / "data")
