@@ -21,13 +21,13 @@ from deeplabzoo.parity.forward import REFEREE, default_cases, judge
 from deeplabzoo.zoo.presets import PRESETS
 
 HEADERS = (
-    "preset", "classes", "stride", "parameters", "same values at", "float64, pairs", "float64, referee",
+    "preset", "classes", "stride", "parameters", "same branches at", "float64, pairs", "float64, referee",
     "float32, truth", "source",
 )  # fmt: skip
 
 
 def exact_strides(spec: ArchSpec) -> str:
-    """Other strides at which the same weights give the same values on the common grid."""
+    """Other strides at which backbone and atrous branches have the same values on the common grid."""
     graph, found = build_graph(spec), []
     for stride in OUTPUT_STRIDES:
         try:

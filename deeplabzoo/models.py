@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from deeplabzoo.core.backbones import MobileNetV2, Xception
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.weights import check_weights, classifier_names, plain, seeded_weights
-from deeplabzoo.errors import BackendError, SpecError, WeightsError
+from deeplabzoo.errors import BackendError, SpecError, WeightsError, near_match
 from deeplabzoo.weights_converter.canonical import Canonical, Card
 from deeplabzoo.weights_converter.convert import read_source
 from deeplabzoo.zoo.fetch import fetch
@@ -219,6 +220,14 @@ def _read(arch: str | ArchSpec | None, weights: WeightsLike, options: Mapping[st
     if isinstance(weights, str) and weights in PUBLISHED:
         file = fetch(weights, progress=sys.stderr is not None and sys.stderr.isatty())
         return read_source(file, layout=PUBLISHED[weights].layout, spec=spec).model
+    if isinstance(weights, str) and not os.path.lexists(weights) and "/" not in weights:
+        if weights in PRESETS:
+            raise WeightsError(
+                f"weights = {weights!r} is a preset, which has no weights of its own: expected a file or one of "
+                f"{', '.join(PUBLISHED)}"
+            )
+        if hint := near_match(weights, PUBLISHED):
+            raise WeightsError(f"weights = {weights!r}: there is neither such a file nor published weights{hint}")
     return read_source(weights, spec=spec).model
 
 

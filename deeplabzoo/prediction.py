@@ -16,7 +16,8 @@ from deeplabzoo.backends.worker import Worker
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.weights import counters
-from deeplabzoo.errors import SpecError
+from deeplabzoo.errors import GraphError, ImageError, SpecError, unknown
+from deeplabzoo.inference.colours import check_photo
 from deeplabzoo.inference.crf import CRF, named_crf
 from deeplabzoo.inference.fusion import argmax, predict_labels, predict_probabilities
 from deeplabzoo.inference.images import read_image
@@ -82,6 +83,7 @@ class Predictor:
         if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 1):
             raise SpecError(f"memory_limit = {memory_limit!r}: expected a whole number of bytes of at least 1, or None")
         self._limit, self._on_gpu, self._notes = memory_limit, device == "gpu", notes
+        self._told: set[str] = set()
         # A network with a single logit says background where it is not above 0.
         alone = model.spec.num_classes == 1
         self.classes = ("background", *model.card.classes) if alone and model.card.classes else model.card.classes
@@ -93,6 +95,10 @@ class Predictor:
         self.void = VOID if known is None else known.void
         self._align_corners = model.spec.output.align_corners
         self._stride = model.spec.output_stride
+        if model.spec.in_channels != 3:
+            raise SpecError(
+                f"in_channels = {model.spec.in_channels}: photos have 3 channels; use deeplabzoo.run instead"
+            )
         self._graph, weights = logits_alone(model)
         self._worker = Worker(backend, device=device)
         self.backend = self._worker.backend.name
@@ -164,11 +170,15 @@ class Predictor:
         return self._worker.forward(x)["out"]
 
     def _options_for(self, image: np.ndarray) -> InferenceOptions:
-        """The options, with windows where the photo does not fit into memory in one piece."""
-        if self.options.window is not None or image.ndim != 3 or 0 in image.shape:
-            return self.options
+        """The options, with windows (or smaller ones) where what is shown at once does not fit into memory.
+
+        Raises:
+            ImageError: no photo, or one that is too small for the network or for the memory there is.
+        """
+        check_photo(image)
         padded = place(image.shape[0], image.shape[1], self.preprocessing).padded
-        largest = scaled_size(padded, max(self.options.scales), align_corners=self._align_corners)
+        self._check_least(image, padded)
+        largest = self._shown(padded, max(self.options.scales))
         limit = self._limit or (math.inf if self._on_gpu else available_bytes())
         reason = too_large(self._graph, largest, limit)
         if not reason and math.prod(largest) > MOST_PIXELS:
@@ -178,8 +188,26 @@ class Predictor:
         if not reason:
             return self.options
         window = window_that_fits(self._graph, self._stride, limit)
-        self._tell(f"{reason}: labelled in windows of {window} x {window} instead")
+        if reason not in self._told:  # once a size: a data set has many photos of one
+            self._told.add(reason)
+            self._tell(f"{reason}: labelled in windows of {window} x {window} instead")
         return self.options.replace(window=window)
+
+    def _shown(self, padded: tuple[int, int], scale: float) -> tuple[int, int]:
+        """Height and width of the largest piece that the network sees at a scale."""
+        most = self.options.window or MOST_PIXELS
+        height, width = scaled_size(padded, scale, align_corners=self._align_corners)
+        return min(height, most), min(width, most)
+
+    def _check_least(self, image: np.ndarray, padded: tuple[int, int]) -> None:
+        smallest = self._shown(padded, min(self.options.scales))
+        try:
+            self._graph.shapes(*smallest)
+        except GraphError:
+            raise ImageError(
+                f"photo of {image.shape[0]} x {image.shape[1]} is shown to the network as {smallest[0]} x {smallest[1]}, "
+                "which is too small for its unpadded convolutions: take a larger photo, scale or window"
+            ) from None
 
     def _tell(self, line: str) -> None:
         if self._notes is None:
@@ -213,12 +241,16 @@ def scores_dict(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+_OPTIONS = ("scales", "flip", "fusion", "window", "overlap", "crf", "memory_limit", "notes")
+
+
 def predict(
     weights: WeightsLike,
     image: str | Path | np.ndarray,
     *,
     backend: str | None = None,
     device: str = "cpu",
+    output_stride: int | None = None,
     **options: Any,
 ) -> np.ndarray:
     """Labels [H, W] of one photo, at its own size, in an isolated worker.
@@ -228,6 +260,7 @@ def predict(
         image: path of a photo, or uint8 [H, W, 3], RGB.
         backend: name of the backend; the first installed one by default.
         device: `cpu` or `gpu`.
+        output_stride: run the same weights at another one, rates rescaled.
         **options: `scales`, `flip`, `fusion`, `window`, `overlap`, `crf`, `memory_limit`, `notes`, as for `Predictor`.
 
     Raises:
@@ -235,7 +268,11 @@ def predict(
         SpecError: an option that is wrong.
         BackendError, WorkerError: the backend is not there, or died.
     """
+    for name in options:
+        if name not in _OPTIONS:
+            raise SpecError(unknown("option of predict", name, _OPTIONS))
     photo = image if isinstance(image, np.ndarray) else read_image(image)
-    model, _ = canonical_model(weights=weights)
+    changes: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
+    model, _ = canonical_model(weights=weights, **changes)
     with Predictor(model, backend=backend or default_backend().name, device=device, **options) as predictor:
         return predictor.labels(photo)

@@ -352,6 +352,8 @@ WRONG_USE = [
     (("build", "--arch", "v2", "--output-stride", "32"), 2, "8 or 16"),
     (("info", "v3plus_resnet5"), 2, "did you mean 'v3plus_resnet50'"),
     (("parity", "--narrow", "0"), 2, "--narrow"),
+    (("build", "--weights", "v3_resnet50"), 1, "is a preset, which has no weights"),
+    (("build", "--weights", "v3_mobilenet_v2.tf_voc_trainvall"), 1, "did you mean 'v3_mobilenet_v2.tf_voc_trainval'"),
     (("build", "--arch", "v3", "--spec", "x.toml"), 2, "--spec and --arch both"),
     (("build", "--spec", "/nowhere/x.toml"), 2, "spec /nowhere/x.toml can't be read"),
     (("build", "--size", "0x5"), 2, "expected HEIGHTxWIDTH"),

@@ -13,6 +13,7 @@ from PIL import Image
 import deeplabzoo
 from deeplabzoo.cli import common, main
 from deeplabzoo.core.reference import forward as referee
+from deeplabzoo.core.spec import make_spec
 from deeplabzoo.errors import BackendError, ImageError, SpecError, WeightsError
 from deeplabzoo.inference import (
     CRF_PRESETS,
@@ -25,7 +26,7 @@ from deeplabzoo.inference import (
 from deeplabzoo.inference.label_sets import ADE20K_TF
 from deeplabzoo.inference.memory import peak_bytes
 from deeplabzoo.inference.plane import prepare
-from deeplabzoo.prediction import Predictor, logits_alone
+from deeplabzoo.prediction import Predictor, logits_alone, predict
 from deeplabzoo.weights_converter.canonical import Canonical, Card
 from deeplabzoo.weights_converter.convert import write_model
 
@@ -115,7 +116,7 @@ def test_a_photo_too_large_for_memory_goes_through_windows(requested):
         assert len(notes) == 1
         predictor.labels(image[:200, :200])  # this one fits
     assert re.fullmatch(
-        r"an input of 300 x 420 pixels needs about \d+ MB in one piece, and \d+ MB are there: labelled in windows of 265 x 265 instead",
+        r"an input of 300 x 420 pixels needs about [\d.]+ MB in one piece, and [\d.]+ MB are there: labelled in windows of 265 x 265 instead",
         notes[0],
     )
     assert len(notes) == 1
@@ -268,3 +269,37 @@ def test_the_command_line_refuses(words, code, match, requested, folder, tmp_pat
     assert match in done.stderr
     assert len(done.stderr.strip().splitlines()[-1]) > 10
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_options_that_do_not_exist():
+    with pytest.raises(SpecError, match=r"unknown option of predict 'scale'.*did you mean 'scales'"):
+        predict("model.safetensors", np.zeros((9, 9, 3), np.uint8), scale=(1.0,))
+
+
+def test_photos_need_three_channels(requested):
+    with pytest.raises(SpecError, match="in_channels = 4: photos have 3 channels"):
+        Predictor(lively(small_spec(in_channels=4)), backend=requested[0])
+
+
+def test_what_is_too_small_for_the_network(requested):
+    """An unpadded stem and exit: told in the photo's own size, for the smallest scale and for windows."""
+    spec = make_spec("v3", backbone={"name": "xception", "width": 0.05}, aspp={"channels": 4}, num_classes=3)
+    with Predictor(lively(spec), backend=requested[0], scales=(0.3, 1.0)) as predictor:
+        with pytest.raises(
+            ImageError, match="photo of 100 x 120 is shown to the network as 30 x 36, which is too small"
+        ):
+            predictor.labels(np.zeros((100, 120, 3), np.uint8))
+        with pytest.raises(ImageError, match="photo of type NoneType"):
+            predictor.labels(None)
+
+
+def test_a_window_that_does_not_fit_is_made_smaller(requested):
+    lines = []
+    model = lively(small_spec())
+    photo = np.random.default_rng(0).integers(0, 256, (700, 300, 3), np.uint8)
+    limit = 30_000_000
+    with Predictor(model, backend=requested[0], window=5000, memory_limit=limit, notes=lines.append) as predictor:
+        predictor.labels(photo)
+        predictor.labels(photo)
+    assert len(lines) == 1  # once a size
+    assert "labelled in windows of" in lines[0]

@@ -177,8 +177,12 @@ class Worker:
         if answer is None:
             self._answers.put(None)  # for whoever asks the dead worker again
             code = self._process.wait()
+            killed = (
+                " (killed, most likely because memory ran out: take a smaller image or model)" if code == -9 else ""
+            )
             raise WorkerError(
-                f"worker for {self.backend.name} died with status {code} during {header['call']!r}{self._last_lines()}"
+                f"worker for {self.backend.name} died with status {code}{killed} during {header['call']!r}"
+                f"{self._last_lines()}"
             )
         if "error" in answer[0]:
             if answer[0].get("backend"):  # our own words, which name the backend

@@ -94,9 +94,7 @@ def command(
         )
         click.echo()
         click.echo(f"model            {model.spec.title}, {model.spec.num_classes} classes")
-        click.echo(
-            f"output stride    {model.spec.output_stride}, rates {', '.join(map(str, model.spec.rates)) or 'none'}"
-        )
+        click.echo(f"output stride    {model.spec.output_stride}, rates {_rates(model.spec)}")
         click.echo(f"parameters       {data['parameters']:,}")
         click.echo(f"multiply-adds    {data['multiply_adds'] / 1e9:.2f} G at {size[0]}x{size[1]}")
         for name, node in graph.outputs:
@@ -144,6 +142,12 @@ def _summary(spec: Any, graph: Any, size: tuple[int, int]) -> dict[str, Any]:
         "outputs": {name: list(shapes[node]) for name, node in graph.outputs},
         "stages": stages,
     }
+
+
+def _rates(spec: Any) -> str:
+    if spec.head is not None and spec.head.kernel == 1:
+        return "none"  # a 1x1 classifier
+    return ", ".join(map(str, spec.rates)) or "none"
 
 
 def _probe_side(graph: Any) -> int:

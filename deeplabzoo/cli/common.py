@@ -115,7 +115,7 @@ def architecture_options(function: Function) -> Function:
         click.option("--arch", help="v1, v2, v3, v3plus, or a preset of `deeplabzoo list`.  [default: v3plus]"),
         click.option(
             "--backbone",
-            help="vgg16, resnet18/34/50/101, xception41/65/71, mobilenet_v2, mobilenet_v3_large, ...  [default: resnet50, in v1 and v2 vgg16]",
+            help="vgg16, resnet18/34/50/101, xception41/65/71, xception, mobilenet_v2, mobilenet_v3_large.  [default: resnet50, in v1 and v2 vgg16]",
         ),
         click.option("--width", type=float, help="Width multiplier of the backbone.  [default: 1.0]"),
         click.option(
@@ -159,7 +159,11 @@ def inference_options(function: Function) -> Function:
     options = (
         click.option("--output-stride", type=int, help="Run at another output stride: 8, 16 or 32."),
         click.option(
-            "--scales", type=SCALES, default="1", show_default=True, help="Sizes to show the photo at, such as 0.5,1,2."
+            "--scales",
+            type=SCALES,
+            default="1",
+            show_default=True,
+            help="Sizes to show the photo at, from 0.05 to 8, such as 0.5,1,2.",
         ),
         click.option("--flip", is_flag=True, help="Show it mirrored as well."),
         click.option(
@@ -171,16 +175,18 @@ def inference_options(function: Function) -> Function:
         ),
         click.option(
             "--window",
-            type=click.IntRange(min=1),
-            help="Side in pixels of windows to label it by.  [default: the whole photo, where it fits into memory]",
+            type=click.IntRange(min=33),
+            help="Side of windows to label it by, in pixels of the prepared input.  [default: no windows, where it fits]",
         ),
-        click.option("--overlap", type=float, help="Share of a window that its neighbour sees too.  [default: 1/3]"),
+        click.option(
+            "--overlap", type=float, help="Share of a window that its neighbour sees too, 0 to below 1.  [default: 1/3]"
+        ),
         click.option("--crf", type=click.Choice(CRF_NAMES), help="Sharpen the labels with the CRF of that model."),
         click.option(
             "--memory-limit",
             metavar="MB",
             type=click.IntRange(min=1),
-            help="What the network may take.  [default: what is free]",
+            help="What the network's maps may take; the frameworks themselves come on top.  [default: what is free]",
         ),
     )
     for option in reversed(options):
@@ -198,6 +204,8 @@ def predictor_options(
     memory_limit: int | None,
 ) -> dict[str, Any]:
     """The options of `deeplabzoo.prediction.Predictor` that were given; notes go to stderr."""
+    if overlap is not None and window is None:
+        raise click.UsageError("--overlap is that of windows: give --window too, or leave it out")
     options: dict[str, Any] = {"scales": scales, "flip": flip, "fusion": fusion, "window": window, "crf": crf}
     if overlap is not None:
         options["overlap"] = overlap

@@ -82,4 +82,10 @@ def command(
         click.echo(f"mIoU             {scores['miou']:.4f} over {len(present)} classes present")
     if pairs.note:
         say(pairs.note)
-    say(f"{model.spec.title}, stride {model.spec.output_stride}, {predictor.backend}")
+    shown = predictor.options
+    ways = [f"scales {', '.join(f'{scale:g}' for scale in shown.scales)}"] if shown.scales != (1.0,) else []
+    ways += ["flip"] if shown.flip else []
+    ways += [f"fusion {shown.fusion}"] if len(shown.scales) > 1 or shown.flip else []
+    ways += [f"windows of {shown.window}"] if shown.window else []
+    ways += [f"CRF {words['crf']}"] if words["crf"] else []
+    say(", ".join((f"{model.spec.title}, stride {model.spec.output_stride}, {predictor.backend}", *ways)))

@@ -32,6 +32,7 @@ def command(
     """
     from deeplabzoo.core import analysis
     from deeplabzoo.core.architectures import build_graph
+    from deeplabzoo.zoo.presets import PRESETS
 
     spec = _spec(model, backbone, output_stride)
     graph = build_graph(spec)
@@ -41,7 +42,9 @@ def command(
     taps = analysis.live_taps(graph, *size)
     head = graph.by_name["aspp.fusion.conv"].inputs[0] if spec.aspp else _scores(graph)
     features = _deepest(graph)
+    source = PRESETS[model].source if model in PRESETS else None
     data: dict[str, Any] = {
+        "preset": model if source else None,
         "model": spec.title,
         "spec": spec.to_dict(),
         "graph_sha256": graph.digest(),
@@ -62,6 +65,8 @@ def command(
             data["nodes"] = graph.to_dict()["nodes"]
         print_json(data)
         return
+    if source is not None:
+        click.echo(f"preset            {model}: {source}")
     click.echo(f"model             {spec.title}, stride {spec.output_stride}, {spec.num_classes} classes")
     click.echo(f"layers            {data['layers']}")
     click.echo(f"parameters        {data['parameters']:,}")
@@ -75,8 +80,11 @@ def command(
         f"all of them from {data['smallest_size_all_live']} px on"
     )
     for stride, differences in data["other_strides"].items():
-        verdict = f"other values, first at {differences[0]}" if differences else "the same values on the common grid"
-        click.echo(f"at stride {stride:<8}{verdict}")
+        if differences is None:
+            click.echo(f"at stride {stride:<8}not possible: the network ends before it, or its rates do not divide")
+            continue
+        verdict = f"differ, first {differences[0]}" if differences else "the same values on the common grid"
+        click.echo(f"at stride {stride:<8}backbone and atrous branches: {verdict}")
     for name, shape in data["outputs"].items():
         click.echo(f"output {name:10} {'x'.join(map(str, shape))}")
     if layers:
@@ -121,20 +129,21 @@ def _scores(graph: Any) -> str:
     return next(str(node.name) for node in graph.nodes if node.name in ("classifier.conv", "classifier.sum"))
 
 
-def _other_strides(spec: Any, graph: Any) -> dict[str, list[str]]:
-    """For each other stride that the network can have with these weights, the nodes whose values change."""
+def _other_strides(spec: Any, graph: Any) -> dict[str, list[str] | None]:
+    """For each other stride the nodes whose values change with these weights; none where it can't be had."""
     from deeplabzoo.core.analysis import stride_differences
     from deeplabzoo.core.architectures import build_graph
     from deeplabzoo.core.backbones.base import OUTPUT_STRIDES
     from deeplabzoo.errors import SpecError
 
-    found = {}
+    found: dict[str, list[str] | None] = {}
     for stride in OUTPUT_STRIDES:
         if stride == spec.output_stride:
             continue
         try:
             other = build_graph(spec.at_output_stride(stride))
-        except SpecError:  # rates that do not divide
+        except SpecError:  # rates that do not divide, or a network that ends before
+            found[str(stride)] = None
             continue
         pair = (other, graph) if stride > spec.output_stride else (graph, other)
         found[str(stride)] = stride_differences(*pair)

@@ -75,6 +75,11 @@ def command(
     options: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     model, _ = canonical_model(weights=weights, **options)
     tell_assumed(model)
+    if model.spec.num_classes > 256:
+        raise OutputError(
+            f"the model has {model.spec.num_classes} classes, and a label picture holds 256: use deeplabzoo.predict in "
+            "Python, which returns the labels"
+        )
     names = [image.stem for image in images]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise OutputError(f"two images are named {doubled[0]!r}, and so would their outputs: run them one by one")

@@ -134,7 +134,12 @@ def stride_differences(coarse: Graph, fine: Graph) -> list[str]:
     Args:
         coarse: the graph at the larger output stride.
         fine: the graph of the same spec at the smaller one.
+
+    Raises:
+        GraphError: graphs that do not take the same weights, or not in this order.
     """
+    if coarse.parameters() != fine.parameters():
+        raise GraphError("two graphs that take other weights: expected one spec at two output strides")
     found: list[str] = []
     counterpart: dict[str, tuple[str, int]] = {coarse.input.name: (fine.input.name, 1)}
     for node in coarse.nodes[1:]:
@@ -152,6 +157,8 @@ def stride_differences(coarse: Graph, fine: Graph) -> list[str]:
             found.append(f"{node.name}: {why}")
         else:
             counterpart[node.name] = twin.name, ratios[0] * _stride(node.op) // _stride(twin.op)
+            if counterpart[node.name][1] < 1:
+                raise GraphError("the first graph has the finer stride: give the coarse one first")
     return found
 
 

@@ -11,10 +11,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from deeplabzoo.errors import SpecError, near_match
+from deeplabzoo.errors import SpecError, near_match, unknown
 
 MOST = 2**20
 """Largest whole number in a spec; beyond it a slip of the keyboard is likelier than a network."""
+
+
+_MOST_SHOWN = 24
+_MOST_BRANCHES = 16
 
 
 def check_choice(field: str, value: object, legal: Iterable[object]) -> None:
@@ -22,24 +26,28 @@ def check_choice(field: str, value: object, legal: Iterable[object]) -> None:
     options = list(legal)
     # The type counts too: 16.0 equals 16 and True equals 1, but neither may stand for the other in a spec.
     if not any(type(value) is type(option) and value == option for option in options):
+        names = [option for option in options if isinstance(option, str)]
+        if len(options) > _MOST_SHOWN:
+            raise SpecError(unknown(field, shown(value).strip("'"), names))
         raise SpecError(
-            f"{field} = {value!r}: expected one of {', '.join(map(str, options))}"
-            f"{near_match(value, [o for o in options if isinstance(o, str)])}"
+            f"{field} = {shown(value)}: expected one of {', '.join(map(str, options))}{near_match(value if isinstance(value, str) else shown(value), names)}"
         )
 
 
 def check_int(field: str, value: object, least: int = 1) -> None:
     """`value` must be a whole number of at least `least` and at most `MOST`."""
     if type(value) is not int or not least <= value <= MOST:
-        raise SpecError(f"{field} = {_shown(value)}: expected a whole number of at least {least} and at most {MOST}")
+        raise SpecError(f"{field} = {shown(value)}: expected a whole number of at least {least} and at most {MOST}")
 
 
 def check_ints(field: str, value: object, *, length: int | None = None) -> None:
-    """`value` must be a tuple of positive whole numbers, of `length` where one is given."""
+    """`value` must be a tuple of positive whole numbers, of `length` where one is given, else of at most 16."""
+    if isinstance(value, tuple) and len(value) > _MOST_BRANCHES:
+        raise SpecError(f"{field} holds {len(value)} numbers: expected at most {_MOST_BRANCHES}")
     legal = isinstance(value, tuple) and all(type(v) is int and 0 < v <= MOST for v in value)
     if not legal or (length is not None and len(typing.cast("tuple[int, ...]", value)) != length):
         wanted = "positive whole numbers" if length is None else f"{length} positive whole numbers"
-        raise SpecError(f"{field} = {_shown(value)}: expected {wanted} of at most {MOST}")
+        raise SpecError(f"{field} = {shown(value)}: expected {wanted} of at most {MOST}")
 
 
 def check_number(field: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
@@ -47,7 +55,7 @@ def check_number(field: str, value: object, low: float, high: float, *, open_low
     legal = isinstance(value, int | float) and not isinstance(value, bool) and value == value
     if not legal or not (low < value if open_low else low <= value) or value >= high:  # type: ignore[operator]
         bounds = f"{'>' if open_low else '>='} {low:g} and < {high:g}"
-        raise SpecError(f"{field} = {_shown(value)}: expected a number {bounds}")
+        raise SpecError(f"{field} = {shown(value)}: expected a number {bounds}")
 
 
 def check_bool(field: str, value: object) -> None:
@@ -127,7 +135,8 @@ class Section:
         return dataclasses.replace(self, **changes)
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value for an error line: its repr, cut where it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python refuses to print whole numbers of thousands of digits

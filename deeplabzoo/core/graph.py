@@ -50,12 +50,21 @@ class Graph:
     def __post_init__(self) -> None:
         seen: set[str] = set()
         prefixes: set[str] = set()
+        if not self.nodes:
+            raise GraphError("a graph without nodes: expected an input at least")
         for node in self.nodes:
             for part in node.name.split("."):
                 if not _PART.fullmatch(part):
                     raise GraphError(f"node {node.name!r}: {part!r} must be lower case words joined by single '_'")
             if node.name in seen:
                 raise GraphError(f"node {node.name!r} exists twice")
+            least, most = node.op.arity
+            if not least <= len(node.inputs) <= most or isinstance(node.op, ops.Input) != (not seen):
+                raise GraphError(
+                    f"node {node.name!r} ({node.op.kind}) reads {len(node.inputs)} values: expected "
+                    + (f"{least}" if least == most else f"at least {least}")
+                    + ", and one input, the first node"
+                )
             for source in node.inputs:
                 if source not in seen:
                     raise GraphError(f"node {node.name!r} reads {source!r}, which no earlier node makes")
@@ -113,6 +122,8 @@ class Graph:
         Raises:
             GraphError: another format version, missing keys, or a graph that breaks a rule.
         """
+        if not isinstance(data, Mapping):
+            raise GraphError(f"graph data of type {type(data).__name__}: expected a table")
         if data.get("format") != FORMAT_VERSION:
             raise GraphError(f"graph format {data.get('format')!r}: this version reads format {FORMAT_VERSION}")
         try:
@@ -124,6 +135,8 @@ class Graph:
             return cls(tuple(nodes), tuple(data["outputs"].items()))
         except KeyError as error:
             raise GraphError(f"graph data: {error.args[0]!r} is missing") from None
+        except (TypeError, ValueError, AttributeError) as error:
+            raise GraphError(f"graph data of a wrong form: {error}") from None
 
     def to_json(self) -> str:
         """Compact JSON, one stable text for equal graphs."""
@@ -131,8 +144,16 @@ class Graph:
 
     @classmethod
     def from_json(cls, text: str) -> Graph:
-        """Inverse of `to_json`."""
-        return cls.from_dict(json.loads(text))
+        """Inverse of `to_json`.
+
+        Raises:
+            GraphError: no JSON, or a graph that breaks a rule.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise GraphError(f"the graph is not JSON: {error}") from None
+        return cls.from_dict(data)
 
     def digest(self) -> str:
         """SHA-256 of the JSON: the identity of the function, apart from its weights."""
@@ -162,6 +183,7 @@ class GraphBuilder:
         self._nodes: list[Node] = []
         self._channels: dict[str, int] = {}
         self._strides: dict[str, int] = {}
+        self._positions: dict[str, int] = {}
         self._scopes: list[str] = []
 
     @contextlib.contextmanager
@@ -180,6 +202,10 @@ class GraphBuilder:
     def stride(self, node: str) -> int:
         """Pixels of the image between neighbouring points of a node's map."""
         return self._strides[node]
+
+    def position(self, node: str) -> int:
+        """How many nodes were added before a node."""
+        return self._positions[node]
 
     def finish(self, outputs: Mapping[str, str]) -> Graph:
         """The graph of all nodes that an output needs; others (a stage nobody reads) are left out."""
@@ -241,6 +267,7 @@ class GraphBuilder:
         full = ".".join([*self._scopes, name])
         self._nodes.append(Node(full, op, inputs))
         self._channels[full] = channels
+        self._positions[full] = len(self._nodes) - 1
         # A resize takes the grid of the map whose size it takes, which is its last input.
         before = self._strides[inputs[-1 if isinstance(op, ops.Resize) else 0]] if inputs else 1
         self._strides[full] = before * op.stride if isinstance(op, ops.Conv2d | ops.MaxPool | ops.AvgPool) else before

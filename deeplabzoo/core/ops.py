@@ -47,11 +47,41 @@ def resolve_padding(
     return padding
 
 
+_MANY = 2**20
+_FUNCTIONS = ("relu", "relu6", "hard_sigmoid", "hard_swish", "sigmoid", "softmax")
+_COUNTS = ("channels", "in_channels", "out_channels", "kernel", "stride", "dilation", "groups")
+_FLAGS = ("bias", "ceil_mode", "count_padding", "align_corners", "channelwise")
+_SHARES = ("epsilon", "momentum", "rate")
+
+
+def _wrong(name: str, value: object, kind: str) -> str | None:
+    """What an attribute should be, where it is not."""
+    if name in _COUNTS and (type(value) is not int or value < 1):
+        return "a whole number of at least 1"
+    if name in _FLAGS and not isinstance(value, bool):
+        return "true or false"
+    if name in _SHARES and (type(value) not in (int, float) or not 0 <= value <= 1):  # type: ignore[operator]
+        return "a number from 0 to 1"
+    if name == "function" and value not in _FUNCTIONS:
+        return f"one of {', '.join(_FUNCTIONS)}"
+    if name == "padding" and not (value == "same" and kind != "avg_pool"):
+        sides = isinstance(value, tuple) and len(value) == 4 and all(type(v) is int and v >= 0 for v in value)
+        return None if sides else "four whole numbers of at least 0" + ("" if kind == "avg_pool" else ", or 'same'")
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Op:
     """Base of all ops: plain frozen attributes, the shapes of its parameters, its output shape."""
 
     kind: ClassVar[str]
+    arity: ClassVar[tuple[int, int]] = (1, 1)
+    """Least and most inputs."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if (why := _wrong(field.name, getattr(self, field.name), self.kind)) is not None:
+                raise GraphError(f"op {self.kind}: {field.name} = {getattr(self, field.name)!r}, expected {why}")
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the canonical tensors by suffix (`weight`, `bias`, ...), in canonical order."""
@@ -71,6 +101,7 @@ class Input(Op):
     """The preprocessed image, N, `channels`, H, W with free N, H and W."""
 
     kind: ClassVar[str] = "input"
+    arity: ClassVar[tuple[int, int]] = (0, 0)
     channels: int
 
     def infer(self, shapes: Sequence[Shape]) -> Shape:
@@ -99,6 +130,13 @@ class Conv2d(Op):
     padding: Padding = (0, 0, 0, 0)
     groups: int = 1
     bias: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.in_channels % self.groups or self.out_channels % self.groups:
+            raise GraphError(
+                f"op conv2d: groups = {self.groups}, expected a divisor of {self.in_channels} and {self.out_channels}"
+            )
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """`weight` (O, I / groups, k, k) and, where there is one, `bias` (O)."""
@@ -136,6 +174,12 @@ class BatchNorm(Op):
     channels: int
     epsilon: float
     momentum: float
+
+    def infer(self, shapes: Sequence[Shape]) -> Shape:
+        """The shape of the input."""
+        if shapes[0][1] != self.channels:
+            raise GraphError(f"the batch norm has {self.channels} channels, received {shapes[0][1]}")
+        return shapes[0]
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """`weight`, `bias`, `running_mean`, `running_var`, each (channels)."""
@@ -212,6 +256,7 @@ class Add(Op):
     """Sum of two or more tensors of equal shape, from the first to the last."""
 
     kind: ClassVar[str] = "add"
+    arity: ClassVar[tuple[int, int]] = (2, _MANY)
 
     def infer(self, shapes: Sequence[Shape]) -> Shape:
         """The common shape."""
@@ -225,6 +270,7 @@ class Multiply(Op):
     """The first input times the second, N, C, 1, 1: a gate of one number a channel (squeeze and excite)."""
 
     kind: ClassVar[str] = "multiply"
+    arity: ClassVar[tuple[int, int]] = (2, 2)
 
     def infer(self, shapes: Sequence[Shape]) -> Shape:
         """The first shape."""
@@ -238,6 +284,7 @@ class Concat(Op):
     """The inputs one after another along the channels, in the order of the inputs."""
 
     kind: ClassVar[str] = "concat"
+    arity: ClassVar[tuple[int, int]] = (1, _MANY)
 
     def infer(self, shapes: Sequence[Shape]) -> Shape:
         """The channels added up."""
@@ -254,6 +301,7 @@ class Resize(Op):
     """
 
     kind: ClassVar[str] = "resize"
+    arity: ClassVar[tuple[int, int]] = (2, 2)
     align_corners: bool
 
     def infer(self, shapes: Sequence[Shape]) -> Shape:
@@ -310,7 +358,7 @@ def op_from_attributes(kind: str, attributes: dict[str, Any]) -> Op:
     Raises:
         GraphError: unknown kind or attributes.
     """
-    if kind not in OPS:
+    if not isinstance(kind, str) or kind not in OPS:
         raise GraphError(unknown("op", kind, OPS))
     try:
         return OPS[kind](**{k: tuple(v) if isinstance(v, list) else v for k, v in attributes.items()})

@@ -20,6 +20,7 @@ ConvKind = Literal["plain", "separable", "separable_bn", "separable_bn_relu"]
 """`plain`, or depthwise + pointwise with nothing (smp), batch norm (PaddleSeg) or batch norm and ReLU (TF) between."""
 
 CONV_KINDS = ("plain", "separable", "separable_bn", "separable_bn_relu")
+_MOST_CONVS = 16
 BRANCHES = ("conv1x1", "atrous", "image_pooling")
 
 
@@ -154,6 +155,8 @@ class DecoderSpec(Section):
             raise SpecError(f"decoder.order = {self.order!r}: expected 'aspp' and 'low_level' in either order")
         check_choice("decoder.conv", self.conv, CONV_KINDS)
         check_int("decoder.convs", self.convs)
+        if self.convs > _MOST_CONVS:
+            raise SpecError(f"decoder.convs = {self.convs}: expected at most {_MOST_CONVS} (the papers: 2)")
         check_choice("decoder.kernel", self.kernel, (1, 3))
         check_int("decoder.channels", self.channels)
         check_bool("decoder.bias", self.bias)

@@ -109,7 +109,10 @@ class ArchSpec(Section):
         if self.arch in ("v1", "v2", "v3plus"):
             needed, other = ("aspp", "head") if self.arch == "v3plus" else ("head", "aspp")
             if getattr(self, needed) is None or getattr(self, other) is not None:
-                raise SpecError(f"arch = {self.arch!r} has a section {needed} and none called {other}")
+                raise SpecError(
+                    f"arch = {self.arch!r} needs a section {needed} and no section {other}: leave {other} out, or use "
+                    "another arch"
+                )
         elif (self.aspp is None) == (self.head is None):
             raise SpecError("arch = 'v3' has either a section aspp (parallel) or a section head (cascaded)")
         if self.arch == "v1" and len(self.required_head.rates) != 1:
@@ -175,7 +178,7 @@ class ArchSpec(Section):
         """
         try:
             return cls.from_dict(json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:  # a number of thousands of digits is a ValueError
             raise SpecError(f"the spec is not JSON: {error}") from None
 
     def to_toml(self) -> str:
@@ -193,7 +196,7 @@ class ArchSpec(Section):
         """
         try:
             return cls.from_dict(tomllib.loads(text))
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise SpecError(f"the spec is not TOML: {error}") from None
 
     def at_output_stride(self, output_stride: int) -> ArchSpec:
@@ -307,7 +310,10 @@ def make_spec(
     else:
         data["aspp"] = {**_default_aspp(arch, output_stride, tables["aspp"]), **tables["aspp"]}
     if arch == "v3plus" or tables["decoder"]:
-        data["decoder"] = {"low_level": family.DEFAULT_LOW_LEVEL, **tables["decoder"]}
+        data["decoder"] = {
+            "low_level": family.from_dict(data["backbone"], where="backbone.").default_low_level,
+            **tables["decoder"],
+        }
     if aux:
         fields = {} if aux is True else aux.to_dict() if isinstance(aux, AuxSpec) else aux
         check_table("aux", fields)

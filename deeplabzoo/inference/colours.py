@@ -14,6 +14,10 @@ from deeplabzoo.inference.label_sets import PALETTE, Palette
 
 def check_photo(image: npt.NDArray[Any]) -> None:
     """Raise `ImageError` unless `image` is a photo as `read_image` gives it: uint8 [H, W, 3] with at least a pixel."""
+    if not isinstance(image, np.ndarray):
+        raise ImageError(
+            f"photo of type {type(image).__name__}: expected a uint8 array (H, W, 3), RGB; read_image gives it"
+        )
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ImageError(
             f"photo of dtype {image.dtype} and shape {image.shape}: expected uint8 of shape (H, W, 3), RGB; "

@@ -15,11 +15,14 @@ kernels, maps freed late. Measured as the growth of the worker's largest residen
 factor, in float32 on the CPU at 513 and 769 (MobileNetV2 v3, ResNet-50 v3 and v3+): 1.4 to 3.6 in torch 2.13, 1.6 to
 3.7 in Paddle 3.3, 1.6 to 3.3 in Keras 3.15 on TensorFlow 2.21."""
 
+_FLOAT32 = 4
+"""Bytes of the numbers that prediction computes in."""
+
 LEAST_WINDOW, MOST_WINDOW = 257, 1025
 """Sides of the windows taken where a photo does not fit: below, context is lost; beyond, nothing is gained."""
 
 
-def peak_bytes(graph: Graph, height: int, width: int, *, itemsize: int = 4) -> int:
+def peak_bytes(graph: Graph, height: int, width: int) -> int:
     """Estimate the most memory that a network's maps take at once while it runs on one image.
 
     The graph is walked in order: a map is there from the node that makes it until the last node that reads it has run.
@@ -28,7 +31,6 @@ def peak_bytes(graph: Graph, height: int, width: int, *, itemsize: int = 4) -> i
         graph: the network.
         height: of the image, in pixels.
         width: of the image, in pixels.
-        itemsize: bytes a number.
 
     Returns:
         bytes, `SAFETY` included; weights are not.
@@ -46,7 +48,7 @@ def peak_bytes(graph: Graph, height: int, width: int, *, itemsize: int = 4) -> i
         alive += sizes[node.name]
         peak = max(peak, alive)
         alive -= sum(sizes[name] for name in {node.name, *node.inputs} if last_use[name] == number)
-    return math.ceil(peak * itemsize * SAFETY)
+    return math.ceil(peak * _FLOAT32 * SAFETY)
 
 
 def available_bytes() -> int:
@@ -107,4 +109,4 @@ def _bytes_of_window(graph: Graph, side: int) -> int:
 
 
 def _megabytes(count: float) -> str:
-    return f"{count / 1e6:.0f} MB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

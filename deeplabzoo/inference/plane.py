@@ -114,7 +114,7 @@ class Plane:
             (height, width), (tall, wide) = self.placement.original, size
             raise ImageError(
                 f"photo of {height} x {width} would become {tall} x {wide} (resize = {self.pre.resize!r}): expected at "
-                f"most {MOST_PIXELS} pixels at once; crop it, or have it labelled in windows"
+                f"most {MOST_PIXELS} pixels at once; crop it, or, where it is not resized, have it labelled in windows"
             )
 
 

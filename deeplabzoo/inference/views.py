@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from deeplabzoo.core.fields import Section, check_bool, check_choice, check_int, check_number
+from deeplabzoo.core.fields import Section, check_bool, check_choice, check_int, check_number, shown
 from deeplabzoo.errors import DataError, SpecError
 from deeplabzoo.inference.plane import Plane
 from deeplabzoo.inference.preprocessing import Placement
@@ -53,7 +53,7 @@ class InferenceOptions(Section):
         )
         if not legal or not self.scales or len(set(self.scales)) != len(self.scales):
             raise SpecError(
-                f"scales = {self.scales!r}: expected at least one number, each from 0.05 to 8 and none twice, such as "
+                f"scales = {shown(self.scales)}: expected at least one number, each from 0.05 to 8 and none twice, such as "
                 f"(0.5, 1.0)"
             )
         check_bool("flip", self.flip)

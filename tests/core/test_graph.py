@@ -85,6 +85,41 @@ def test_broken_json():
             Graph.from_dict({**data, **change})
 
 
+BROKEN_NODES = {
+    "stride 0": {"op": "max_pool", "kernel": 3, "stride": 0},
+    "negative kernel": {"op": "conv2d", "in_channels": 3, "out_channels": 4, "kernel": -1},
+    "groups that do not divide": {"op": "conv2d", "in_channels": 3, "out_channels": 4, "kernel": 1, "groups": 2},
+    "padding in a word": {"op": "max_pool", "kernel": 3, "stride": 1, "padding": "valid"},
+    "padding of two": {"op": "max_pool", "kernel": 3, "stride": 1, "padding": [1, 1]},
+    "same average": {"op": "avg_pool", "kernel": 3, "stride": 1, "padding": "same"},
+    "function": {"op": "activation", "function": "gelu"},
+    "flag": {"op": "conv2d", "in_channels": 3, "out_channels": 4, "kernel": 1, "bias": "no"},
+    "epsilon": {"op": "batch_norm", "channels": 3, "epsilon": -1, "momentum": 0.9},
+    "rate": {"op": "dropout", "rate": 3},
+    "one summand": {"op": "add"},
+    "no gate": {"op": "multiply"},
+    "no target": {"op": "resize", "align_corners": False},
+    "a second input": {"op": "input", "channels": 3, "inputs": []},
+    "a list for a kind": {"op": ["conv2d"]},
+    "a number for a name": {"op": "argmax", "name": 3},
+}
+
+
+@pytest.mark.parametrize("node", BROKEN_NODES.values(), ids=BROKEN_NODES)
+def test_broken_nodes(node):
+    first = {"name": "input", "op": "input", "inputs": [], "channels": 3}
+    data = {"format": 1, "nodes": [first, {"name": "x", "inputs": ["input"], **node}], "outputs": {"out": "x"}}
+    with pytest.raises(GraphError) as caught:
+        Graph.from_dict(data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "3", "[]", "{}", "null", '{"format": 1, "nodes": [], "outputs": {}}', None])
+def test_no_graph(text):
+    with pytest.raises(GraphError):
+        Graph.from_json(text)
+
+
 def test_shapes_name_the_node():
     graph = GRAPHS["v3plus"]
     shapes = graph.shapes(97, 129, batch=2)

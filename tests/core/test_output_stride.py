@@ -11,7 +11,7 @@ from deeplabzoo.core.backbones import MobileNetV2, MobileNetV3
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.spec import make_spec
 from deeplabzoo.core.weights import seeded_weights
-from deeplabzoo.errors import SpecError
+from deeplabzoo.errors import GraphError, SpecError
 from deeplabzoo.zoo.presets import PRESETS
 
 SIZES = ((257, 193), (256, 192))
@@ -140,3 +140,11 @@ def test_reasons_name_the_node():
     assert why == "backbone.stage5.pool: a pooling window of another size in pixels"
     same = make_spec("v3", backbone="mobilenet_v2")
     assert "same" in stride_differences(build_graph(same), build_graph(same.at_output_stride(8)))[0]
+
+
+def test_graphs_that_can_not_be_compared():
+    spec = make_spec("v3")
+    with pytest.raises(GraphError, match="coarse one first"):
+        stride_differences(build_graph(spec.at_output_stride(8)), build_graph(spec))
+    with pytest.raises(GraphError, match="other weights"):
+        stride_differences(build_graph(make_spec("v3plus")), build_graph(spec))

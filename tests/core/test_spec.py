@@ -231,6 +231,9 @@ WRONG = [
     ({"backbone": {"name": "vgg16", "average_pool": "no"}}, ("backbone.average_pool", "true or false")),
     ({"backbone": {"name": "vgg16", "pool_ceil": 2}}, ("backbone.pool_ceil", "true or false")),
     ({"backbone": {"name": "mobilenet_v3_large", "first_block_dilation": "new"}}, ("first_block_dilation", "full")),
+    ({"decoder": {"convs": 17}}, ("decoder.convs", "at most 16")),
+    ({"rates": tuple(range(1, 20))}, ("aspp.rates", "at most 16")),
+    ({"backbone": {"name": "resnet50", "end": "stage3"}, "aux": {"tap": "stage4"}}, ("aux.tap", "'stage4'")),
     ({"arch": "v2", "head": {"rates": ()}}, ("head.rates", "one rate a branch")),
     ({"arch": "v2", "head": {"rates": (6, 0)}}, ("head.rates", "positive")),
     ({"arch": "v2", "head": {"kernel": 5}}, ("head.kernel", "1, 3")),
@@ -361,9 +364,11 @@ def test_missing_fields_and_unknown_replacements():
         ArchSpec.from_dict(data)
     with pytest.raises(SpecError, match="did you mean 'num_classes'"):
         make_spec("v3").replace(num_clases=3)
-    for text in ("{", "[]", "3"):
+    for text in ("{", "[]", "3", None, '{"output_stride": ' + "9" * 5000 + "}"):
         with pytest.raises(SpecError):
             ArchSpec.from_json(text)
+    with pytest.raises(SpecError):
+        ArchSpec.from_toml("output_stride = " + "9" * 5000)
 
 
 def test_another_output_stride_rescales_rates():
@@ -379,3 +384,15 @@ def test_another_output_stride_rescales_rates():
         make_spec("v2").at_output_stride(32)
     with pytest.raises(SpecError, match="8, 16, 32"):
         spec.at_output_stride(64)
+
+
+def test_the_low_level_of_tf_slim_lies_before_its_stride():
+    spec = make_spec("v3plus", stride_in="last_unit")
+    assert spec.decoder.low_level == "stage1.block2.conv3"
+    assert spec.backbone.taps(16)[spec.decoder.low_level].stride == 4
+    assert make_spec("v3plus").decoder.low_level == "stage1"
+
+
+def test_numbers_of_thousands_of_digits():
+    with pytest.raises(SpecError, match="thousands of digits"):
+        make_spec("v3", output_stride=10**5000)

@@ -162,7 +162,8 @@ def test_a_piece_is_never_too_large(monkeypatch):
     monkeypatch.setattr(plane, "MOST_PIXELS", 1000)
     image = np.zeros((40, 40, 3), np.uint8)
     with pytest.raises(
-        ImageError, match=r"40 x 40 .* at most 1000 pixels at once; crop it, or have it labelled in windows"
+        ImageError,
+        match=r"40 x 40 .* at most 1000 pixels at once; crop it, or, where it is not resized, have it labelled in windows",
     ):
         prepare(image, IMAGENET)
     assert Plane(image, IMAGENET).cut(slice(8, 40), slice(0, 31)).shape == (1, 3, 32, 31)

@@ -49,6 +49,11 @@ class BackboneSpec(Section):
     width: float = 1.0
     end: str | None = None
 
+    @property
+    def default_low_level(self) -> str:
+        """The tap point that a v3+ decoder takes unless told otherwise."""
+        return self.DEFAULT_LOW_LEVEL
+
     @abstractmethod
     def wire(self, builder: GraphBuilder, x: str, output_stride: int) -> Features:
         """Add the nodes, reading the image `x`, with the spatial stride of the last map."""
@@ -64,7 +69,9 @@ class BackboneSpec(Section):
         if self.end is not None:
             if self.end not in features.taps:
                 raise SpecError(unknown("backbone.end", self.end, features.taps))
-            features = Features(features.taps[self.end], features.taps)
+            end = builder.position(features.taps[self.end])
+            kept = {name: node for name, node in features.taps.items() if builder.position(node) <= end}
+            features = Features(features.taps[self.end], kept)
         if (stride := builder.stride(features.out)) != output_stride:
             where = "its last map" if self.end is None else f"{self.end!r}"
             raise SpecError(

@@ -92,6 +92,11 @@ class ResNet(NormedBackbone):
                 f"backbone.basic_dilation = {self.basic_dilation!r}: {self.name} has no basic blocks; leave it out"
             )
 
+    @property
+    def default_low_level(self) -> str:
+        """The end of stage 1; with the stride in its last unit, TF's point of stride 4 before that."""
+        return "stage1.block2.conv3" if self.stride_in == "last_unit" else self.DEFAULT_LOW_LEVEL
+
     def wire(self, builder: GraphBuilder, x: str, output_stride: int) -> Features:
         """Stem and stages.
 

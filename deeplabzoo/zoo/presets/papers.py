@@ -42,12 +42,12 @@ PRESETS = (
     ),
     Preset(
         "v3_resnet50.conv4",
-        "tutorials: ResNet-50 cut at conv4, v3 head, softmax",
+        "ResNet-50 cut at conv4, v3 head and softmax, as tutorials build it",
         lambda: make_spec("v3", backbone={"name": "resnet50", "end": "stage3"}, output={"values": "probabilities"}),
     ),
     Preset(
         "v3_resnet50.copied_blocks",
-        "tutorials: ResNet-50 with blocks 5 to 7, ASPP of rates 12, 24, 36, the 59 classes of Pascal-Context",
+        "ResNet-50 with blocks 5 to 7 and an ASPP of rates 12, 24, 36 for Pascal-Context's 59 classes, as tutorials build it",
         lambda: make_spec("v3", cascade=3, rates=(12, 24, 36), num_classes=59),
     ),
 )

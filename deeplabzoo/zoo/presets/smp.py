@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from deeplabzoo.core.spec import ArchSpec, make_spec
+from deeplabzoo.inference.preprocessing import IMAGENET, PADDLESEG
 from deeplabzoo.zoo.presets.base import Preset, Table
 
 _ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
@@ -57,6 +58,7 @@ def _preset(arch: str, encoder: str, *, timm: bool = False) -> Preset:
         f"{arch}_{encoder}.smp{'_timm' if timm else ''}",
         f"segmentation_models_pytorch {kind}('{'tu-' if timm else ''}{encoder}')",
         partial(template, arch, encoder, timm=timm),
+        PADDLESEG if encoder == "xception65" else IMAGENET,  # timm's Xception takes mean and deviation 0.5
     )
 
 

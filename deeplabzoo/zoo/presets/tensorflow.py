@@ -10,12 +10,13 @@ from __future__ import annotations
 from functools import partial
 
 from deeplabzoo.core.spec import ArchSpec, make_spec
-from deeplabzoo.inference.preprocessing import TF_DEEPLAB, TF_RESNET
+from deeplabzoo.inference.preprocessing import PADDLESEG, TF_DEEPLAB, TF_RESNET
 from deeplabzoo.zoo.presets.base import Preset, Table
 
 HEAD_EPSILON, HEAD_MOMENTUM = 1e-5, 0.9997
 _NORM = {"epsilon": HEAD_EPSILON, "momentum": HEAD_MOMENTUM}
 _RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
+_KERAS_MOMENTUM = 0.99
 _ALL = ("image_pooling", "conv1x1", "atrous")
 
 
@@ -109,13 +110,24 @@ def _head(
     )
 
 
+def _keras(spec: ArchSpec, momentum: float = _KERAS_MOMENTUM) -> ArchSpec:
+    """A Keras port of TF's network: the head has Keras' momentum, the backbone its own."""
+    changes = {
+        "backbone": spec.backbone.replace(momentum=momentum),
+        "aspp": spec.required_aspp.replace(momentum=_KERAS_MOMENTUM),
+    }
+    if spec.decoder is not None:
+        changes["decoder"] = spec.decoder.replace(momentum=_KERAS_MOMENTUM)
+    return spec.replace(**changes)
+
+
 def _bonlime_mobilenet() -> ArchSpec:
-    spec = template()
+    spec = _keras(template(), 0.999)
     return spec.replace(output=spec.output.replace(align_corners=False))
 
 
 def _same_stem(spec: ArchSpec) -> ArchSpec:
-    return spec.replace(backbone=spec.backbone.replace(padding="same"))
+    return _keras(spec.replace(backbone=spec.backbone.replace(padding="same")))
 
 
 def _ryanccc(spec: ArchSpec) -> ArchSpec:
@@ -124,13 +136,13 @@ def _ryanccc(spec: ArchSpec) -> ArchSpec:
 
 def _ryanccc_mobilenet() -> ArchSpec:
     spec = _head(
-        {"name": "mobilenet_v2", "momentum": 0.999},
+        {"name": "mobilenet_v2"},
         num_classes=21,
         order=_ALL,
         decoder={"low_level": "stage2"},
         output_stride=16,
     )
-    return _ryanccc(spec)
+    return _ryanccc(_keras(spec, 0.999))
 
 
 def _hugging_face() -> ArchSpec:
@@ -146,11 +158,16 @@ def _hugging_face() -> ArchSpec:
 _TF = "tensorflow/models research/deeplab"
 PRESETS = (
     Preset("v3_mobilenet_v2.tf", f"{_TF}, mobilenet_v2 without atrous branches", template, TF_DEEPLAB),
-    Preset("v3_mobilenet_v2.tf_dm05", "the same at width 0.5", partial(template, width=0.5), TF_DEEPLAB),
+    Preset(
+        "v3_mobilenet_v2.tf_dm05",
+        f"{_TF}, mobilenet_v2 at width 0.5 without atrous branches",
+        partial(template, width=0.5),
+        TF_DEEPLAB,
+    ),
     Preset(
         "v3plus_mobilenet_v2.tf_ade20k",
         f"{_TF}, mobilenet_v2 with decoder and without atrous branches, 151 classes",
-        partial(template, decoder=True, num_classes=151),
+        partial(template, decoder=True, num_classes=151, output_stride=16),
         TF_DEEPLAB.replace(size=257, pad_to=257),
     ),
     *(
@@ -198,6 +215,6 @@ PRESETS = (
         "v3_mobilenet_v2.hf",
         "transformers MobileNetV2ForSemanticSegmentation: TF's network, logits at stride 8",
         _hugging_face,
-        TF_DEEPLAB,
+        PADDLESEG.replace(resize="shortest", size=545),  # its centre crop of 513 is left out: every pixel is wanted
     ),
 )
