@@ -47,9 +47,10 @@ format: $(VENV)/installed-test ## Bring the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: $(VENV)/installed-test ## Measure conversion and start-up; prints tables
+benchmarks: $(VENV)/installed-test ## Measure conversion, start-up and ways to show a photo; prints tables
 	$(BIN)/python benchmarks/conversion.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/inference.py
 
 presets: $(VENV)/installed-test ## Judge every preset in every backend; prints the table of docs/presets.md (an hour on two cores)
 	$(BIN)/python benchmarks/presets.py
