@@ -5,7 +5,6 @@ Time is that of all photos in the first backend, as a ratio to showing each phot
 """
 
 import os
-import sys
 import time
 from pathlib import Path
 
@@ -33,7 +32,8 @@ def main() -> None:
     """Label all photos in every way and backend and print the table."""
     folder = os.environ.get("DEEPLABZOO_DATA")
     if not folder:
-        sys.exit("DEEPLABZOO_DATA is not set: name the folder with weights and photos")
+        print("DEEPLABZOO_DATA is not set: ways to show a photo are left out")
+        return
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     model, _ = canonical_model(weights=str(Path(folder) / "weights/deeplabv3_mnv2_pascal_trainval/model.ckpt-30000"))
     photos = [(read_image(p.image_path), read_mask(p.mask_path)) for p in find_pairs(Path(folder) / "photos")]

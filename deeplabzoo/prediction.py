@@ -83,7 +83,7 @@ class Predictor:
         if memory_limit is not None and (type(memory_limit) is not int or memory_limit < 1):
             raise SpecError(f"memory_limit = {memory_limit!r}: expected a whole number of bytes of at least 1, or None")
         self._limit, self._on_gpu, self._notes = memory_limit, device == "gpu", notes
-        self._told: set[str] = set()
+        self._told: set[tuple[str, tuple[int, int]]] = set()
         # A network with a single logit says background where it is not above 0.
         alone = model.spec.num_classes == 1
         self.classes = ("background", *model.card.classes) if alone and model.card.classes else model.card.classes
@@ -179,6 +179,13 @@ class Predictor:
         padded = place(image.shape[0], image.shape[1], self.preprocessing).padded
         self._check_least(image, padded)
         largest = self._shown(padded, max(self.options.scales))
+        whole = scaled_size(padded, max(self.options.scales), align_corners=self._align_corners)
+        if self.options.window is not None and self.options.window >= max(whole):
+            self._tell_once(
+                ("window", whole),
+                f"a window of {self.options.window} covers the whole prepared input of {whole[0]} x {whole[1]}: there "
+                "is but one",
+            )
         limit = self._limit or (math.inf if self._on_gpu else available_bytes())
         reason = too_large(self._graph, largest, limit)
         if not reason and math.prod(largest) > MOST_PIXELS:
@@ -188,9 +195,7 @@ class Predictor:
         if not reason:
             return self.options
         window = window_that_fits(self._graph, self._stride, limit)
-        if reason not in self._told:  # once a size: a data set has many photos of one
-            self._told.add(reason)
-            self._tell(f"{reason}: labelled in windows of {window} x {window} instead")
+        self._tell_once(("memory", largest), f"{reason}: labelled in windows of {window} x {window} instead")
         return self.options.replace(window=window)
 
     def _shown(self, padded: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -209,7 +214,11 @@ class Predictor:
                 "which is too small for its unpadded convolutions: take a larger photo, scale or window"
             ) from None
 
-    def _tell(self, line: str) -> None:
+    def _tell_once(self, about: tuple[str, tuple[int, int]], line: str) -> None:
+        """A line for people, once a size: a data set has many photos of one."""
+        if about in self._told:
+            return
+        self._told.add(about)
         if self._notes is None:
             warnings.warn(line, stacklevel=4)
         else:

@@ -301,5 +301,6 @@ def test_a_window_that_does_not_fit_is_made_smaller(requested):
     with Predictor(model, backend=requested[0], window=5000, memory_limit=limit, notes=lines.append) as predictor:
         predictor.labels(photo)
         predictor.labels(photo)
-    assert len(lines) == 1  # once a size
-    assert "labelled in windows of" in lines[0]
+    assert len(lines) == 2  # once a size
+    assert lines[0] == "a window of 5000 covers the whole prepared input of 700 x 300: there is but one"
+    assert "labelled in windows of" in lines[1]
