@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple
 
 from deeplabzoo.core.fields import Section, check_choice, check_norm, check_number
 from deeplabzoo.core.graph import GraphBuilder
+from deeplabzoo.core.ops import Padding
 from deeplabzoo.errors import SpecError, unknown
 
 OUTPUT_STRIDES = (8, 16, 32)
@@ -118,6 +119,24 @@ class NormedBackbone(BackboneSpec):
     def norm(self, builder: GraphBuilder, name: str, x: str) -> str:
         """A batch norm with the backbone's epsilon and momentum."""
         return builder.batch_norm(name, x, epsilon=self.epsilon, momentum=self.momentum)
+
+    def conv_bn(
+        self,
+        builder: GraphBuilder,
+        x: str,
+        channels: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        padding: Padding | None = None,
+        groups: int = 1,
+        activation: str | None = None,
+    ) -> str:
+        """Nodes `conv`, `bn` and, where one is wanted, the activation under its own name."""
+        x = builder.conv("conv", x, channels, kernel, stride=stride, dilation=dilation, padding=padding, groups=groups)
+        x = self.norm(builder, "bn", x)
+        return builder.activation(activation, x, activation) if activation else x
 
 
 class Unit(NamedTuple):

@@ -12,6 +12,7 @@ from deeplabzoo.core.graph import GraphBuilder
 
 # (expansion, channels, blocks, stride) of each stage: table 2 of the paper.
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+_RELU6 = "relu6"
 _FIRST_BLOCK = ("previous", "full", "first_only", "previous_stage")
 _PADDING = ("same", "symmetric", "before_expand")
 
@@ -72,7 +73,7 @@ class MobileNetV2(NormedBackbone):
         taps: dict[str, str] = {}
         with builder.scope("stem"):
             padding = (0, 0, 0, 0) if self.stem_padding == "none" else self._padding(2, 1)
-            x = self._conv_bn(builder, x, self.scaled(32), 3, stride=2, padding=padding)
+            x = self.conv_bn(builder, x, self.scaled(32), 3, stride=2, padding=padding, activation=_RELU6)
         for stage, (expansion, channels, count, _) in enumerate(_STAGES, start=1):
             for block in range(1, count + 1):
                 name = f"stage{stage}.block{block}"
@@ -82,7 +83,7 @@ class MobileNetV2(NormedBackbone):
                 x = taps[name] = inner[""]
             taps[f"stage{stage}"] = x
         with builder.scope("last"):
-            taps["last"] = self._conv_bn(builder, x, divisible(1280 * max(1.0, self.width), 8))
+            taps["last"] = self.conv_bn(builder, x, divisible(1280 * max(1.0, self.width), 8), activation=_RELU6)
         return Features(x, taps)
 
     def _plan(self, output_stride: int) -> list[tuple[int, int]]:
@@ -111,15 +112,18 @@ class MobileNetV2(NormedBackbone):
             with builder.scope("expand"):
                 # Zero padding before a 1x1 is that of the block's input; the depthwise then needs none.
                 early = (dilation,) * 4 if self.padding == "before_expand" else None
-                y = self._conv_bn(builder, y, divisible(builder.channels(x) * expansion, 8), padding=early)
+                inner = divisible(builder.channels(x) * expansion, 8)
+                y = self.conv_bn(builder, y, inner, padding=early, activation=_RELU6)
                 made["expand"] = y
                 padding = (0, 0, 0, 0) if early else padding
         with builder.scope("depthwise"):
             inner = builder.channels(y)
-            y = self._conv_bn(builder, y, inner, 3, stride=stride, dilation=dilation, padding=padding, groups=inner)
+            y = self.conv_bn(
+                builder, y, inner, 3, stride=stride, dilation=dilation, padding=padding, groups=inner, activation=_RELU6
+            )
             made["depthwise"] = y
         with builder.scope("project"):
-            y = self._conv_bn(builder, y, channels, activation=None)
+            y = self.conv_bn(builder, y, channels)
         # As in TF slim the stride that counts is the one after dilation took its place.
         if stride == 1 and builder.channels(x) == channels:
             y = builder.apply("add", ops.Add(), y, x)
@@ -128,23 +132,6 @@ class MobileNetV2(NormedBackbone):
     def _padding(self, stride: int, dilation: int) -> ops.Padding:
         # At stride 1 both rules are equal.
         return "same" if self.padding == "same" and stride > 1 else (dilation,) * 4
-
-    def _conv_bn(
-        self,
-        builder: GraphBuilder,
-        x: str,
-        channels: int,
-        kernel: int = 1,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        padding: ops.Padding | None = None,
-        groups: int = 1,
-        activation: str | None = "relu6",
-    ) -> str:
-        x = builder.conv("conv", x, channels, kernel, stride=stride, dilation=dilation, padding=padding, groups=groups)
-        x = self.norm(builder, "bn", x)
-        return builder.activation(activation, x, activation) if activation else x
 
 
 def divisible(channels: float, divisor: int) -> int:

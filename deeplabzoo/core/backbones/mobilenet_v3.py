@@ -63,7 +63,7 @@ class MobileNetV3(NormedBackbone):
     def wire(self, builder: GraphBuilder, x: str, output_stride: int) -> Features:
         """Stem (3x3 of stride 2), fifteen blocks in six stages and the last 1x1; taps are `stageN` and its blocks."""
         with builder.scope("stem"):
-            x = self._conv_bn(builder, x, self.scaled(16), 3, _HS, stride=2)
+            x = self.conv_bn(builder, x, self.scaled(16), 3, stride=2, activation=_HS)
         strides = [block.stride for stage in _STAGES for block in stage]
         plan = iter(atrous_plan(strides, 2, output_stride, self.first_block_dilation))
         taps = {}
@@ -73,22 +73,29 @@ class MobileNetV3(NormedBackbone):
                     x = taps[f"stage{stage}.block{n}"] = self._block(builder, x, block, next(plan))
             taps[f"stage{stage}"] = x
         with builder.scope("last"):
-            x = taps["last"] = self._conv_bn(builder, x, 6 * builder.channels(x), 1, _HS)
+            x = taps["last"] = self.conv_bn(builder, x, 6 * builder.channels(x), activation=_HS)
         return Features(x, taps)
 
     def _block(self, builder: GraphBuilder, x: str, block: _Block, unit: Unit) -> str:
         y, inner = x, self.scaled(block.expansion)
         if inner != builder.channels(x):
             with builder.scope("expand"):
-                y = self._conv_bn(builder, y, inner, 1, block.activation)
+                y = self.conv_bn(builder, y, inner, activation=block.activation)
         with builder.scope("depthwise"):
-            y = self._conv_bn(
-                builder, y, inner, block.kernel, block.activation, unit.stride, dilation=unit.entry, groups=inner
+            y = self.conv_bn(
+                builder,
+                y,
+                inner,
+                block.kernel,
+                stride=unit.stride,
+                dilation=unit.entry,
+                groups=inner,
+                activation=block.activation,
             )
         if block.squeeze:
             y = self._squeeze_excite(builder, y)
         with builder.scope("project"):
-            y = self._conv_bn(builder, y, self.scaled(block.channels), 1, None)
+            y = self.conv_bn(builder, y, self.scaled(block.channels))
         # As in torchvision it is the nominal stride that counts, so a dilated first block has no shortcut.
         if block.stride == 1 and builder.channels(x) == builder.channels(y):
             y = builder.apply("add", ops.Add(), y, x)
@@ -100,19 +107,3 @@ class MobileNetV3(NormedBackbone):
             gate = builder.conv("conv1", gate, divisible(builder.channels(x) // 4, 8), bias=True)
             gate = builder.conv("conv2", builder.activation("relu", gate, _RE), builder.channels(x), bias=True)
             return builder.apply("scale", ops.Multiply(), x, builder.activation("gate", gate, "hard_sigmoid"))
-
-    def _conv_bn(
-        self,
-        builder: GraphBuilder,
-        x: str,
-        channels: int,
-        kernel: int,
-        activation: str | None,
-        stride: int = 1,
-        *,
-        dilation: int = 1,
-        groups: int = 1,
-    ) -> str:
-        x = builder.conv("conv", x, channels, kernel, stride=stride, dilation=dilation, groups=groups)
-        x = self.norm(builder, "bn", x)
-        return builder.activation(activation, x, activation) if activation else x
