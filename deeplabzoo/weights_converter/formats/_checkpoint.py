@@ -23,11 +23,13 @@ class Checkpoint:
         tensors: name -> array of any shape (0-d included), in the file's own order where it has one. The mapping is
             lazy: each access reads the tensor anew, memory-mapped where the format allows, so keep what you use twice.
             The arrays are read-only. A flaw found on access is a `FormatError`, like one found when opening.
-        format: one of "safetensors", "torch", "paddle", "keras-h5", "tf-checkpoint".
+        format: one of `formats.FORMATS`.
         metadata: the `__metadata__` of safetensors; empty elsewhere.
         notes: one line for each thing a user should know: wrapper stripped, prefix removed, entries ignored.
         labels: keras-h5: path of a layer's group, without `/vars` (the model itself is "") -> its `name` attribute, in
             the order of the file. Layers without variables are here too. Empty elsewhere.
+        facts: plain data (text, numbers, lists, dicts) that stand beside the tensors and say something of the network:
+            `config` of a hub folder or a `.keras` file, `meta` of a checkpoint of mmsegmentation. Empty elsewhere.
     """
 
     tensors: Mapping[str, Array]
@@ -35,6 +37,7 @@ class Checkpoint:
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class LazyTensors(Mapping[str, Array]):

@@ -8,25 +8,13 @@ import numpy as np
 
 from deeplabzoo.weights_converter.formats._crc32c import crc32c, unmask
 from deeplabzoo.weights_converter.formats._guard import Flaw
+from deeplabzoo.weights_converter.formats._protobuf import varint
 
 FOOTER = 48
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _TRAILER = 5  # compression, check sum
 _BLOCK_LIMIT = 64 * 2**20
 _NO_COMPRESSION, _SNAPPY = 0, 1
-
-
-def varint(data: bytes, position: int) -> tuple[int, int]:
-    """Return the variable-length number at `position` and the position after it; `Flaw` where there is none."""
-    number = 0
-    for index in range(10):
-        if position + index >= len(data):
-            raise Flaw("truncated number")
-        byte = data[position + index]
-        number |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:
-            return number, position + index + 1
-    raise Flaw("damaged number")
 
 
 def entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:

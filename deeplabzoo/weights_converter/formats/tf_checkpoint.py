@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from deeplabzoo.weights_converter.formats import _dtypes, _leveldb
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile, as_dtype
 from deeplabzoo.weights_converter.formats._crc32c import crc32c, unmask
 from deeplabzoo.weights_converter.formats._guard import Flaw, reading, shown
+from deeplabzoo.weights_converter.formats._protobuf import Bytes, fields
 
 NAME = "tf-checkpoint"
 _INDEX_LIMIT = 256 * 2**20
@@ -166,9 +166,9 @@ def _check(name: str, entry: _Entry, shards: int) -> None:
         raise Flaw(f"{label}: it is in data file {entry.shard} of {shards}")
 
 
-def _header(data: bytes) -> int:
+def _header(data: Bytes) -> int:
     shards, endianness = 0, 0
-    for field, number, _ in _fields(data):
+    for field, number, _ in fields(data):
         shards = number if field == 1 else shards
         endianness = number if field == 2 else endianness
     if endianness:
@@ -178,13 +178,13 @@ def _header(data: bytes) -> int:
     return shards
 
 
-def _entry(data: bytes) -> _Entry:
+def _entry(data: Bytes) -> _Entry:
     entry = _Entry()
-    for field, number, payload in _fields(data):
+    for field, number, payload in fields(data):
         if field == 1:
             entry.dtype = number
         elif field == 2:
-            entry.shape = tuple(_dimension(inner) for kind, _, inner in _fields(payload) if kind == 2)
+            entry.shape = tuple(_dimension(inner) for kind, _, inner in fields(payload) if kind == 2)
         elif field == 3:
             entry.shard = number
         elif field == 4:
@@ -198,31 +198,8 @@ def _entry(data: bytes) -> _Entry:
     return entry
 
 
-def _dimension(data: bytes) -> int:
+def _dimension(data: Bytes) -> int:
     size = 0
-    for field, number, _ in _fields(data):
+    for field, number, _ in fields(data):
         size = number if field == 1 else size
     return size
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (field, number, bytes) of a protocol buffer message: number or bytes, whichever the field has."""
-    position = 0
-    while position < len(data):
-        tag, position = _leveldb.varint(data, position)
-        field, wire = tag >> 3, tag & 7
-        if wire == 0:
-            number, position = _leveldb.varint(data, position)
-            yield field, number, b""
-            continue
-        if wire == 2:
-            length, position = _leveldb.varint(data, position)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise Flaw("damaged: an entry of the index is no protocol buffer")
-        payload = data[position : position + length]
-        if len(payload) != length:
-            raise Flaw("damaged: an entry of the index ends early")
-        position += length
-        yield field, int.from_bytes(payload, "little") if wire in (1, 5) else 0, payload
