@@ -31,7 +31,7 @@ from pathlib import Path
 from deeplabzoo.core.weights import seeded_weights
 from deeplabzoo.weights_converter.canonical import Canonical
 from deeplabzoo.weights_converter.convert import write_model
-from deeplabzoo.weights_converter.layouts.torchvision import template
+from deeplabzoo.zoo.presets.torchvision import template
 spec = template("resnet50", 21, aux=True)
 weights = seeded_weights(Canonical(spec, {}).graph, 0)
 write_model(Canonical(spec, weights), Path(target), layout="torchvision", force=True)

@@ -21,7 +21,7 @@ from deeplabzoo.core.weights import check_weights, classifier_names, plain, seed
 from deeplabzoo.errors import BackendError, SpecError, WeightsError, near_match
 from deeplabzoo.weights_converter.canonical import Canonical, Card
 from deeplabzoo.weights_converter.convert import read_source
-from deeplabzoo.zoo.fetch import fetch
+from deeplabzoo.zoo.fetch import fetch_model
 from deeplabzoo.zoo.models import PRESETS, PUBLISHED, changed, named_spec
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -218,17 +218,22 @@ def _read(arch: str | ArchSpec | None, weights: WeightsLike, options: Mapping[st
         return Canonical(given, weights, Card(default_preprocessing(given), provenance={"source": "arrays in memory"}))
     spec = arch if isinstance(arch, ArchSpec) else None
     if isinstance(weights, str) and weights in PUBLISHED:
-        file = fetch(weights, progress=sys.stderr is not None and sys.stderr.isatty())
-        return read_source(file, layout=PUBLISHED[weights].layout, spec=spec).model
+        file = fetch_model(weights, progress=sys.stderr is not None and sys.stderr.isatty()).path
+        return read_source(file, spec=spec).model
     if isinstance(weights, str) and not os.path.lexists(weights) and "/" not in weights:
         if weights in PRESETS:
             raise WeightsError(
-                f"weights = {weights!r} is a preset, which has no weights of its own: expected a file or one of "
-                f"{', '.join(PUBLISHED)}"
+                f"weights = {weights!r} is a preset, which has no weights of its own: expected a file or "
+                f"{_published_for(weights)}"
             )
         if hint := near_match(weights, PUBLISHED):
             raise WeightsError(f"weights = {weights!r}: there is neither such a file nor published weights{hint}")
     return read_source(weights, spec=spec).model
+
+
+def _published_for(preset: str) -> str:
+    names = [name for name, weights in PUBLISHED.items() if weights.preset == preset]
+    return f"one of {', '.join(names)}" if names else "published weights (`deeplabzoo list` shows them)"
 
 
 def _with_classes(base: Canonical, spec: ArchSpec, seed: int, reset_classifier: bool) -> tuple[Canonical, list[str]]:

@@ -1,75 +1,135 @@
-"""Named models, and their weights from a server that does everything wrong."""
+"""Named models: presets, and what is published of them."""
 
 from __future__ import annotations
 
-import dataclasses
-import gc
-import hashlib
-import http.server
-import io
+import json
+import math
 import re
-import tarfile
-import threading
-import time
-from typing import ClassVar
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
-from helpers import digests, lively, small_spec, with_counters
+from click.testing import CliRunner
+from helpers import small_spec
 
-import deeplabzoo
-from deeplabzoo.core.analysis import parameter_count
-from deeplabzoo.errors import DownloadError, SpecError
-from deeplabzoo.models import canonical_model
-from deeplabzoo.weights_converter import formats
-from deeplabzoo.weights_converter.canonical import Canonical
-from deeplabzoo.weights_converter.layouts import LAYOUTS, get_layout, torchvision
-from deeplabzoo.weights_converter.ledger import to_foreign
-from deeplabzoo.zoo import fetch as fetching
-from deeplabzoo.zoo.fetch import fetch
-from deeplabzoo.zoo.models import PRESETS, PUBLISHED, Published, list_models, named_spec
+from deeplabzoo.cli import main
+from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.errors import SpecError
+from deeplabzoo.inference.label_sets import LABEL_SETS
+from deeplabzoo.weights_converter.layouts import LAYOUTS, get_layout
+from deeplabzoo.zoo.models import PRESETS, PUBLISHED, list_models, named_spec
 
-DIGITS = re.compile(r"[0-9a-f]{8,64}|")
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "weights.md"
+DATASETS = {one.name for one in LABEL_SETS} | {"coco_stuff10k", "coco_stuff164k"}
 
 
-def test_metadata():
-    assert len({*PRESETS, *PUBLISHED}) == len(PRESETS) + len(PUBLISHED)
+def test_presets():
     for name, preset in PRESETS.items():
         assert preset.name == name
         spec = preset.make()
         assert name.split(".")[0] == spec.title
         assert spec == named_spec(name)
         assert preset.source
+
+
+def test_names():
+    assert len({*PRESETS, *PUBLISHED}) == len(PRESETS) + len(PUBLISHED)
+    assert len({weights.url for weights in PUBLISHED.values()}) == len(PUBLISHED)
     for name, weights in PUBLISHED.items():
         assert weights.name == name
-        assert weights.preset in PRESETS
-        assert name.startswith(weights.preset)
-        assert weights.layout in LAYOUTS
-        assert DIGITS.fullmatch(weights.digest)
-        assert re.fullmatch(r"https?://[\w./-]+", weights.url)
-        assert weights.licence in ("Apache-2.0", "BSD-3-Clause")
-        assert 0 < weights.miou < 100
-        assert weights.megabytes > 1
-        # The preset's parameters fill about the published size: float32 weights, twice that with optimizer slots.
-        size = 4 * parameter_count(deeplabzoo.graph(named_spec(weights.preset))) / 1e6
-        assert size * 0.6 < weights.megabytes < size * 3
-        get_layout(weights.layout).entries(named_spec(weights.preset), get_layout(weights.layout).writes[0])
-        if weights.digest:  # torchvision puts the digest into the file's name
-            assert weights.digest in weights.url
+        assert re.fullmatch(r"v\d(plus)?_\w+\.\w+", name)
+        assert name.startswith(f"{weights.preset}_")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published(name):
+    weights = PUBLISHED[name]
+    spec = weights.spec()
+    assert spec.num_classes == weights.num_classes
+    assert spec == named_spec(weights.preset, num_classes=weights.num_classes)
+    assert weights.layout in LAYOUTS
+    layout = get_layout(weights.layout)
+    assert layout.entries(spec, layout.writes[0])
+    scheme, host, path, query, fragment = urlsplit(weights.url)
+    assert scheme == "https" or (scheme, host) == ("http", "download.tensorflow.org")
+    assert re.fullmatch(r"/[\w./-]+", path)
+    assert not query + fragment
+    assert re.fullmatch(r"[0-9a-f]{8}|", weights.digest)
+    assert weights.digest in weights.file_name  # both projects that publish digests write them there
+    assert weights.licence in ("Apache-2.0", "BSD-3-Clause", "MIT", "other")
+    assert weights.dataset in DATASETS
+    assert len(weights.classes) == (0 if weights.dataset.startswith("coco") else weights.num_classes)
+    assert weights.miou is None or (10 < weights.miou < 90 and weights.judged)
+    assert weights.source.startswith("https://")
+    assert weights.publisher.count("/") == 1
+    # Float32 weights; up to three times that with an optimizer's slots, and the frozen graph beside them.
+    size = 4e-6 * sum(math.prod(shape) for shape in build_graph(spec).parameters().values())
+    assert size * 0.95 < weights.megabytes < size * 3.2
 
 
 def test_published_figures():
-    """Layouts.md, sections 1 and 4."""
-    assert PUBLISHED["v3_resnet50.torchvision_coco"].miou == 66.4
-    assert PUBLISHED["v3_resnet101.torchvision_coco"].miou == 67.4
-    assert PUBLISHED["v3_mobilenet_v2.tf_voc_trainaug"].miou == 75.32
-    assert PUBLISHED["v3_mobilenet_v2.tf_voc_trainval"].miou == 80.25
-    assert PUBLISHED["v3_mobilenet_v2.tf_dm05_voc_trainval"].miou == 71.83
+    """As the projects' own pages have them."""
+    figures = {
+        "v3_resnet101.torchvision_coco": 67.4,
+        "v3_mobilenet_v3_large.torchvision_coco": 60.3,
+        "v3_mobilenet_v2.tf_voc_trainval": 80.25,
+        "v3_mobilenet_v2.tf_dm05_voc_trainval": 71.83,
+        "v3plus_mobilenet_v2.tf_ade20k_train": 32.04,
+        "v3plus_xception65.tf_cityscapes": 78.79,
+        "v3plus_xception65.bonlime_voc": None,
+        "v3plus_resnet101.paddleseg_769_cityscapes": 81.53,
+        "v3plus_resnet50.kerashub_voc": 63.0,
+        "v3_resnet50.mmseg_cityscapes_40k": 79.09,
+        "v3plus_resnet101.mmseg_ade20k_160k": 45.47,
+        "v3_resnet101.mmseg_d16_mg124_cityscapes_80k": 78.36,
+        "v2_resnet101.kazuto_voc": 76.65,
+        "v3plus_xception65.bubbliiiing_voc": 76.95,
+    }
+    assert {name: PUBLISHED[name].miou for name in figures} == figures
+
+
+def test_preprocessing():
+    """The preset's, unless the weights' data set has its own way."""
+    assert PUBLISHED["v3_resnet50.torchvision_coco"].prepares() == PRESETS["v3_resnet50.torchvision"].preprocessing
+    assert PUBLISHED["v3plus_xception65.tf_voc_trainval"].prepares().size == 513
+    assert PUBLISHED["v3plus_xception65.tf_cityscapes"].prepares().resize == "none"
+    assert PUBLISHED["v3plus_mobilenet_v2.tf_ade20k_train"].prepares().size == 257
+    assert PUBLISHED["v3_resnet50.mmseg_cityscapes_80k"].prepares().resize == "none"
+    assert PUBLISHED["v3_resnet50.mmseg_ade20k_80k"].prepares().size == 512
+    assert PUBLISHED["v3_resnet50.paddleseg_voc"].prepares().pad_to == 512
+
+
+def test_documented():
+    """docs/weights.md has a row for each, and says nothing else of them."""
+    rows = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| `v")]
+    assert rows == [
+        f"| `{w.name}` | {w.num_classes} | {w.megabytes:.0f} | {'-' if w.miou is None else w.miou} | "
+        f"{w.judged or w.dataset} | {w.digest or 'pinned'} | [{w.file_name}]({w.url}) |"
+        for w in PUBLISHED.values()
+    ]
+
+
+def test_listed():
+    call = CliRunner().invoke
+    text = call(main, ["list", "mmseg", "ade20k"]).stdout
+    assert "open-mmlab/mmsegmentation, Apache-2.0" in text
+    names = [line.split()[0] for line in text.splitlines() if line.startswith("v")]
+    assert names == sorted(name for name in PUBLISHED if "mmseg" in name and "ade20k" in name)
+    assert re.search(r"v3plus_resnet101\.mmseg_ade20k_160k +150 +251 MB +45\.47 +ADE20K val\n", text)
+    names = json.loads(call(main, ["list", "kazuto", "--json"]).stdout)
+    assert [one["name"] for one in names["presets"]] == [name for name in sorted(PRESETS) if "kazuto" in name]
+    assert [one["miou"] for one in names["weights"]] == [34.8, 39.1, 76.65]
+    only = json.loads(call(main, ["list", "--json", "--only", "weights"]).stdout)
+    assert (only["presets"], len(only["weights"])) == ([], len(PUBLISHED))
+    only = json.loads(call(main, ["list", "v3", "--json", "--only", "presets"]).stdout)
+    assert only["presets"]
+    assert only["weights"] == []
 
 
 def test_list_models():
     assert list_models() == sorted({*PRESETS, *PUBLISHED})
     assert set(list_models("resnet101")) == {n for n in list_models() if "resnet101" in n}
-    assert list_models("v2_*") == ["v2_resnet101", "v2_resnet101.kazuto", "v2_vgg16"]
+    assert list_models("v1_*") == ["v1_resnet101", "v1_resnet101.kazuto", "v1_vgg16"]
     assert list_models("nothing") == []
 
 
@@ -85,240 +145,3 @@ def test_named_spec():
     ):
         with pytest.raises(SpecError, match=message):
             named_spec(name, **options)
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `files`; some paths misbehave."""
-
-    files: ClassVar[dict[str, bytes]] = {}
-    asked: ClassVar[list[str]] = []
-
-    def do_GET(self):
-        name = self.path.lstrip("/")
-        self.asked.append(name)
-        if name.startswith("moved/"):
-            self.send_response(302)
-            self.send_header("Location", "/" + name.removeprefix("moved/"))
-            self.end_headers()
-            return
-        stall = name.startswith("stalls/")
-        body = self.files.get(name.split("/")[-1])
-        if body is None:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if stall or name.startswith("cut/"):
-            self.wfile.write(body[: len(body) // 2])
-            self.wfile.flush()
-            if stall:
-                time.sleep(3)
-            return
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch, tmp_path):
-    """Its address; `PUBLISHED` is empty and the cache is in `tmp_path`."""
-    Handler.files, Handler.asked = {}, []
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.daemon_threads = True
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    monkeypatch.setenv("DEEPLABZOO_CACHE", str(tmp_path / "cache"))
-    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("no_proxy", "*")
-    for name in list(PUBLISHED):
-        monkeypatch.delitem(PUBLISHED, name)
-    yield f"http://127.0.0.1:{running.server_port}"
-    running.shutdown()
-    thread.join()
-    running.server_close()
-
-
-@pytest.fixture
-def publish(server, monkeypatch):
-    def add(path, *, digest="", name="v3_test", layout="deeplabzoo"):
-        entry = Published(name, "v3_resnet50", f"{server}/{path}", layout, digest, 1.0, "MIT", "x", 50.0, "y")
-        monkeypatch.setitem(PUBLISHED, name, entry)
-        return entry
-
-    return add
-
-
-def sha(data):
-    return hashlib.sha256(data).hexdigest()
-
-
-def left(tmp_path):
-    return sorted(p.name for p in (tmp_path / "cache").glob("**/*")) if (tmp_path / "cache").exists() else []
-
-
-def test_a_good_file(publish, tmp_path):
-    Handler.files["m.bin"] = b"weights" * 1000
-    publish("m.bin", digest=sha(Handler.files["m.bin"])[:8])
-    path = fetch("v3_test")
-    assert path.read_bytes() == Handler.files["m.bin"]
-    assert (tmp_path / "cache" / "m.bin.sha256").read_text().strip() == sha(Handler.files["m.bin"])
-    assert fetch("v3_test") == path
-    assert Handler.asked == ["m.bin"]  # the second time from the cache
-    assert left(tmp_path) == ["m.bin", "m.bin.sha256"]
-
-
-def test_redirect(publish):
-    Handler.files["m.bin"] = b"x"
-    publish("moved/m.bin")
-    assert fetch("v3_test").read_bytes() == b"x"
-    assert Handler.asked == ["moved/m.bin", "m.bin"]
-
-
-def test_wrong_digest(publish, tmp_path):
-    Handler.files["m.bin"] = b"tampered"
-    publish("m.bin", digest="0123abcd")
-    with pytest.raises(DownloadError, match=rf"has SHA-256 {sha(b'tampered')[:16]}\.\.\., expected 0123abcd"):
-        fetch("v3_test")
-    assert left(tmp_path) == []
-
-
-def test_pinned_at_first_use(publish, tmp_path):
-    """Where the project publishes no digest the first download sets it."""
-    Handler.files["m.bin"] = b"first"
-    publish("m.bin")
-    path = fetch("v3_test")
-    path.write_bytes(b"rotten")
-    with pytest.raises(DownloadError, match=r"remove m\.bin\.sha256 only if"):
-        fetch("v3_test")
-    assert not path.exists()
-    assert fetch("v3_test").read_bytes() == b"first"
-    path.unlink()
-    Handler.files["m.bin"] = b"second"
-    with pytest.raises(DownloadError, match="expected"):
-        fetch("v3_test")
-    (tmp_path / "cache" / "m.bin.sha256").unlink()
-    assert fetch("v3_test").read_bytes() == b"second"
-
-
-# What pooch leaves open when a connection breaks is closed by the garbage collector.
-LEAK = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@LEAK
-@pytest.mark.parametrize("path", ["cut/m.bin", "nowhere.bin"])
-def test_broken_downloads(publish, tmp_path, path):
-    Handler.files["m.bin"] = b"x" * 100_000
-    publish(path)
-    with pytest.raises(DownloadError, match=r"can't be downloaded from http://127.*fetch it by hand") as caught:
-        fetch("v3_test")
-    assert "\n" not in str(caught.value)
-    assert left(tmp_path) == []
-
-
-@LEAK
-def test_a_server_that_stalls(publish, tmp_path):
-    Handler.files["m.bin"] = b"x" * 100_000
-    publish("stalls/m.bin")
-    start = time.monotonic()
-    with pytest.raises(DownloadError, match="can't be downloaded"):
-        fetch("v3_test", time_limit=0.5)
-    gc.collect()
-    assert time.monotonic() - start < 2.5
-    assert left(tmp_path) == []
-
-
-def test_no_server_and_no_name(publish, monkeypatch):
-    publish("m.bin")
-    monkeypatch.setitem(PUBLISHED, "v3_test", dataclasses.replace(PUBLISHED["v3_test"], url="http://127.0.0.1:9/m.bin"))
-    with pytest.raises(DownloadError, match="can't be downloaded"):
-        fetch("v3_test")
-    with pytest.raises(DownloadError, match="did you mean 'v3_test'"):
-        fetch("v3_tset")
-
-
-def archive(members):
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            if isinstance(content, bytes):
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-            else:
-                info.type, info.linkname = content
-                tar.addfile(info)
-    return stream.getvalue()
-
-
-GOOD = [("net/model.ckpt-30000.index", b"index"), ("net/model.ckpt-30000.data-00000-of-00001", b"data")]
-
-
-def test_archive(publish, tmp_path):
-    Handler.files["net.tar.gz"] = archive([*GOOD, ("net/frozen_inference_graph.pb", b"graph")])
-    publish("net.tar.gz")
-    prefix = fetch("v3_test")
-    assert prefix == tmp_path / "cache" / "net" / "model.ckpt-30000"
-    assert prefix.with_name("model.ckpt-30000.index").read_bytes() == b"index"
-    assert left(tmp_path) == ["model.ckpt-30000.data-00000-of-00001", "model.ckpt-30000.index", "net", "net.tar.gz",
-                              "net.tar.gz.sha256"]  # fmt: skip
-    assert fetch("v3_test") == prefix
-
-
-def test_archive_that_wants_out(publish, tmp_path):
-    """Only the names count: nothing is written outside the cache, no link is followed or made."""
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    Handler.files["net.tar.gz"] = archive(
-        [
-            *GOOD,
-            ("../../outside/model.ckpt-1.data-00000-of-00001", b"escaped"),
-            (str(outside / "model.ckpt-2.data-00000-of-00001"), b"absolute"),
-            ("net/model.ckpt-3.index", (tarfile.SYMTYPE, "/etc/passwd")),
-            ("net/model.ckpt-4.index", (tarfile.LNKTYPE, "net/model.ckpt-30000.index")),
-            ("net/model.ckpt-5.index", (tarfile.DIRTYPE, "")),
-            ("model.ckpt-6.index.exe", b"other"),
-        ]
-    )
-    publish("net.tar.gz")
-    prefix = fetch("v3_test")
-    assert prefix.name == "model.ckpt-30000"
-    assert list(outside.iterdir()) == []
-    assert not any(p.is_symlink() for p in prefix.parent.iterdir())
-    assert {p.name for p in prefix.parent.iterdir() if p.suffix == ".index"} == {"model.ckpt-30000.index"}
-    assert {p.name for p in tmp_path.iterdir()} == {"cache", "outside"}
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ([*GOOD, ("net/model.ckpt-1.index", b"")], "holds 2 checkpoints"),
-        ([("net/frozen.pb", b"")], "holds 0 checkpoints"),
-        (None, "can't be unpacked"),
-    ],
-)
-def test_bad_archives(publish, tmp_path, members, message):
-    Handler.files["net.tar.gz"] = archive(members) if members else archive(GOOD)[:80]
-    publish("net.tar.gz")
-    with pytest.raises(DownloadError, match=message) as caught:
-        fetch("v3_test")
-    assert "\n" not in str(caught.value)
-    assert left(tmp_path) == ["net.tar.gz", "net.tar.gz.sha256"]
-
-
-def test_published_weights_by_name(publish, tmp_path):
-    """`weights=NAME` downloads, reads in the layout of the record, and comes out as the preset."""
-    spec = torchvision.template("resnet50", 21, aux=True, channels=(3, 8, 8))
-    model = with_counters(lively(spec))
-    formats.write(tmp_path / "tv.pth", to_foreign(model.weights, get_layout("torchvision"), spec, "torch")[0])
-    Handler.files["tv.pth"] = (tmp_path / "tv.pth").read_bytes()
-    publish("tv.pth", layout="torchvision", digest=sha(Handler.files["tv.pth"])[:8])
-    made, anew = canonical_model(weights="v3_test")
-    assert isinstance(made, Canonical)
-    assert anew == []
-    assert made.spec == spec
-    assert digests(made.weights) == digests(model.weights)
-    assert len(made.card.classes) == 21
-    assert fetching.cache_folder() == tmp_path / "cache"

@@ -17,6 +17,7 @@ COMMANDS = {
     "convert": "Convert a checkpoint between frameworks and layouts.",
     "demo": "Run the main job end to end and draw it.",
     "evaluate": "Score a model on photos with true labels.",
+    "fetch": "Download published weights and convert them.",
     "info": "Layers, cost and receptive field of a model.",
     "inspect": "Tell format, layout and architecture of a file.",
     "list": "Named models and their published weights.",

@@ -109,7 +109,7 @@ def command(
         suffix = SUFFIXES[FORMAT_OF_BACKEND[chosen.folder]]
         say(f"nothing was saved; to save weights and spec add: --output model{suffix}")
         return
-    _, _, beside, _ = write_model(model, output, to=to, force=force)
+    beside = write_model(model, output, to=to, force=force).sidecar
     say(f"saved {output}" + (f" and its spec {beside}" if beside else ", which holds its spec"))
 
 

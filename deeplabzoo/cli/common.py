@@ -219,6 +219,19 @@ def say(message: str = "") -> None:
     click.echo(message, err=True)
 
 
+def source_path(source: Path) -> Path:
+    """The file that a command reads: published weights by name, downloaded and converted if need be, or a path.
+
+    Raises:
+        DownloadError: the weights can't be had.
+    """
+    from deeplabzoo.zoo.fetch import fetch_model
+    from deeplabzoo.zoo.published import PUBLISHED
+
+    name = str(source)
+    return fetch_model(name, progress=True).path if name in PUBLISHED and not source.exists() else source
+
+
 def tell_assumed(model: Canonical) -> None:
     """Say what nobody said about a model: fields that no tensor tells, and how photos are prepared."""
     if assumed := model.card.provenance.get("assumed"):

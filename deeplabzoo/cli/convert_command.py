@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from deeplabzoo.cli.common import PATH, force_option, json_option, print_json, print_table, say
+from deeplabzoo.cli.common import PATH, force_option, json_option, print_json, print_table, say, source_path
 
 LAYOUT = click.Choice(["deeplabzoo", "torchvision", "tensorflow"])
 
@@ -38,7 +38,8 @@ def command(
 ) -> None:
     """Convert a checkpoint, bit-exact, executing nothing from the file.
 
-    SOURCE is a TensorFlow checkpoint, .safetensors, .pth, .pdparams or .weights.h5; DEST's suffix chooses the format.
+    SOURCE is the name of published weights, a TensorFlow checkpoint, .safetensors, .pth, .pdparams or .weights.h5;
+    DEST's suffix chooses the format.
 
     \b
     deeplabzoo convert deeplabv3_resnet101.pth model.weights.h5
@@ -51,7 +52,7 @@ def command(
     if dest is None and not dry_run:
         raise click.UsageError("Missing argument 'DEST': name the file to write, or add --dry-run")
     done = convert(
-        source,
+        source_path(source),
         dest,
         to=to,
         from_layout=from_layout,

@@ -106,7 +106,7 @@ def _spec(model: str, backbone: str | None, output_stride: int | None) -> Any:
     if model in ARCHITECTURES or model in PRESETS:
         return named_spec(model, **options)
     if model in PUBLISHED:
-        return named_spec(PUBLISHED[model].preset, **options)
+        return changed(PUBLISHED[model].spec(), options)
     path = Path(model)
     if path.suffix in (".toml", ".json") and path.is_file():
         return changed(read_spec(path)[0], options)

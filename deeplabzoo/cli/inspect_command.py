@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from deeplabzoo.cli.common import PATH, json_option, print_json, print_table
+from deeplabzoo.cli.common import PATH, json_option, print_json, print_table, source_path
 
 
 @click.command("inspect")
@@ -20,7 +20,8 @@ def command(file: Path, from_layout: str | None, tensors: bool, as_json: bool) -
     from deeplabzoo.weights_converter import formats
     from deeplabzoo.weights_converter.convert import read_source
 
-    read = read_source(file, layout=from_layout)
+    path = source_path(file)
+    read = read_source(path, layout=from_layout)
     spec, ledger = read.model.spec, read.ledger
     dtypes = sorted({row.dtype for row in ledger})
     data = {
@@ -66,7 +67,7 @@ def command(file: Path, from_layout: str | None, tensors: bool, as_json: bool) -
             click.echo(f"{name:12} {value}")
     if tensors:
         click.echo()
-        checkpoint = formats.read(file)
+        checkpoint = formats.read(path)
         print_table(
             ((name, tuple(array.shape), array.dtype) for name, array in checkpoint.tensors.items()),
             ("tensor", "shape", "dtype"),

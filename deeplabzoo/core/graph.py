@@ -246,9 +246,10 @@ class GraphBuilder:
         )
         return self._add(name, op, (x,), channels)
 
-    def batch_norm(self, name: str, x: str, *, epsilon: float, momentum: float) -> str:
-        """Batch normalisation; epsilon and momentum are rounded to float32."""
-        op = ops.BatchNorm(channels=self.channels(x), epsilon=float32_exact(epsilon), momentum=float32_exact(momentum))
+    def batch_norm(self, name: str, x: str, *, epsilon: float, momentum: float, exact: bool = False) -> str:
+        """Batch normalisation; momentum is rounded to float32, and epsilon too unless it is to be taken `exact`."""
+        epsilon = epsilon if exact else float32_exact(epsilon)
+        op = ops.BatchNorm(channels=self.channels(x), epsilon=epsilon, momentum=float32_exact(momentum))
         return self._add(name, op, (x,), self.channels(x))
 
     def apply(self, name: str, op: Op, *inputs: str) -> str:

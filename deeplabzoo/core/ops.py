@@ -166,8 +166,9 @@ class BatchNorm(Op):
 
     Inference takes the running statistics; training the biased batch statistics, and updates
     running = momentum * running + (1 - momentum) * batch, with the unbiased variance (N / (N - 1)), as PyTorch does
-    and TensorFlow's fused kernel did. Training with one value a channel is an error raised before the step. Epsilon
-    and momentum are float32-representable; momentum is the share of the OLD statistic that is kept.
+    and TensorFlow's fused kernel did. Training with one value a channel is an error raised before the step. Momentum
+    is the share of the OLD statistic that is kept. It is float32-representable, and so is epsilon unless a spec asks
+    for the exact double.
     """
 
     kind: ClassVar[str] = "batch_norm"

@@ -67,13 +67,26 @@ class Card:
             )
 
 
+SPARE = "spare:"
+"""Before the foreign name of a tensor that no network uses, in our own safetensors files."""
+
+
 @dataclass(frozen=True)
 class Canonical:
-    """Canonical weights, the spec they belong to, and their card."""
+    """Canonical weights, the spec they belong to, and their card.
+
+    Attributes:
+        spec: the network.
+        weights: its tensors by canonical name; may be lazy.
+        card: what goes with them.
+        spares: tensors of the source's layout that no network uses, by their foreign names: kept so that the way back
+            gives the same file.
+    """
 
     spec: ArchSpec
     weights: Mapping[str, np.ndarray] = field(repr=False)
     card: Card = Card()
+    spares: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def graph(self) -> Graph:

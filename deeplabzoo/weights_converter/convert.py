@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,28 @@ from typing import Any
 import numpy as np
 
 from deeplabzoo._version import __version__
+from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.weights import check_weights
-from deeplabzoo.errors import FormatError, LayoutError, unknown
+from deeplabzoo.errors import FormatError, LayoutError, SpecError, unknown
 from deeplabzoo.files import beside_then_rename, check_output
 from deeplabzoo.weights_converter import formats
 from deeplabzoo.weights_converter.canonical import (
+    SPARE,
     Canonical,
+    Card,
     read_metadata,
     read_sidecar,
     sidecar_path,
     sidecar_text,
 )
+from deeplabzoo.weights_converter.dtypes import cast, check_dtype
 from deeplabzoo.weights_converter.formats import Checkpoint
-from deeplabzoo.weights_converter.layouts import Layout, detect_layout, get_layout
-from deeplabzoo.weights_converter.ledger import LedgerRow, to_canonical, to_foreign
+from deeplabzoo.weights_converter.layouts import Layout, Reading, detect_layout, get_layout
+from deeplabzoo.weights_converter.layouts.base import described
+from deeplabzoo.weights_converter.layouts.fit import assumed, fitted, told
+from deeplabzoo.weights_converter.ledger import LazyWeights, LedgerRow, to_canonical, to_foreign
+from deeplabzoo.weights_converter.native import checkpoint_of, is_native
 
 FORMAT_OF_BACKEND = {"torch": "torch", "paddle": "paddle", "keras": "keras-h5"}
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pth", "paddle": ".pdparams", "keras-h5": ".weights.h5"}
@@ -44,6 +52,7 @@ class Source:
         assumed: fields that were filled in with the layout's published defaults.
         ledger: one row a tensor of the file, in its order.
         notes: whatever else happened.
+        tensors: the foreign tensors themselves, by name, read when asked for.
     """
 
     model: Canonical
@@ -54,6 +63,7 @@ class Source:
     assumed: tuple[str, ...]
     ledger: tuple[LedgerRow, ...] = field(repr=False)
     notes: tuple[str, ...]
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class Conversion:
         layout: of the output.
         ledger: one row a tensor of the output, in its order.
         notes: whatever else happened.
+        tensors: what was written, by foreign name, made when asked for.
     """
 
     source: Source
@@ -77,70 +88,91 @@ class Conversion:
     layout: str
     ledger: tuple[LedgerRow, ...] = field(repr=False)
     notes: tuple[str, ...]
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `write_model` did.
+
+    Attributes:
+        format: of the output.
+        ledger: one row a tensor of the output, in its order.
+        sidecar: the spec file written beside it, or none.
+        notes: whatever else happened.
+        tensors: what was written, by foreign name, made when asked for.
+    """
+
+    format: str
+    ledger: tuple[LedgerRow, ...] = field(repr=False)
+    sidecar: Path | None
+    notes: tuple[str, ...]
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
 
 
 def read_source(
-    source: str | Path | Mapping[str, np.ndarray],
+    source: str | Path | Mapping[str, np.ndarray] | Any,
     *,
     layout: str | None = None,
     spec: ArchSpec | None = None,
+    preset: str | None = None,
+    changes: Mapping[str, Any] | None = None,
     output_stride: int | None = None,
+    lazy: bool = False,
 ) -> Source:
-    """Canonical weights of a file, or of foreign tensors by name.
+    """Canonical weights of a file, of foreign tensors by name, or of a native model.
 
-    The spec is the first of: `spec`, the file's own metadata, the TOML file beside it, what the tensors tell plus the
-    layout's published defaults.
+    The spec is the first of: `spec`, the file's own metadata, the TOML file beside it, `preset` with the classes and
+    channels that the tensors tell, what the tensors tell plus the layout's published defaults.
 
     Args:
-        source: path of a file, or tensors by their foreign names.
+        source: path of a file, tensors by their foreign names, or a model of PyTorch, Paddle or Keras.
         layout: name of the layout; told from the names by default.
         spec: the spec, where the caller knows it.
+        preset: named architecture to take in the place of the layout's published default, for what no tensor tells.
+        changes: fields of the spec to change after all that, by dotted name (`{"output.align_corners": True}`).
         output_stride: take the spec at another output stride, rates rescaled.
+        lazy: read each tensor when it is used, and anew each time: little memory, but the file must stay as it is.
 
     Raises:
         FormatError: the file can't be read.
         LayoutError: the layout can't be told, or the tensors do not fit it.
-        SpecError: a spec beside the file is wrong.
+        SpecError: a spec beside the file is wrong, or `preset` or `changes` are.
     """
-    if isinstance(source, Mapping):
-        arrays = {str(name): np.asarray(array) for name, array in source.items()}
-        checkpoint = Checkpoint(arrays, "arrays", {})
-        found, origin = None, "arrays in memory"
-    elif not isinstance(source, str | Path):
-        raise FormatError(f"source = {source!r}: expected a path, or foreign tensors by name")
-    else:
-        path = Path(source)
-        checkpoint = formats.read(path)
-        found = read_metadata(checkpoint.metadata, path) or read_sidecar(path)
-        origin = path.name.encode(errors="replace").decode()  # a name of raw bytes is no text
-    card = found[1] if found else None
+    checkpoint, origin, found = _opened(source)
     if found is not None:
         found[1].check(found[0])
     known, evidence = (get_layout(layout), "named by the caller") if layout else detect_layout(checkpoint)
-    told: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ()
-    if spec is None and found is not None:
-        spec, told = found[0], ("the spec in the file or beside it",)
-    elif spec is None:
-        reading = _read_spec(known, checkpoint)
-        spec, told, assumed = reading.spec, reading.told, reading.assumed
-    if output_stride is not None and output_stride != spec.output_stride:
-        changed = spec.at_output_stride(output_stride)
-    else:
-        changed = spec
-    weights, rows = to_canonical(checkpoint.tensors, known, spec, checkpoint.format)
-    if card is None:
-        card = known.card(changed)
-    if not card.provenance:
-        provenance = {"source": origin, "layout": known.name, "format": checkpoint.format}
-        if assumed:  # kept with the weights, so that a guess never turns into a fact on the way
-            provenance["assumed"] = "; ".join(assumed)
-        card = dataclasses.replace(card, provenance=provenance)
-    if card.foreign is None and known.name != "deeplabzoo":
-        names = [row.foreign for row in rows if row.canonical]
-        card = dataclasses.replace(card, foreign={"layout": known.name, "format": checkpoint.format, "names": names})
-    model = Canonical(changed, weights, card)
-    return Source(model, checkpoint.format, known.name, evidence, told, assumed, tuple(rows), checkpoint.notes)
+    reading = _reading(known, checkpoint, spec, found, preset)
+    spec = changed_fields(reading.spec, changes) if changes else reading.spec
+    changed = spec if output_stride in (None, spec.output_stride) else spec.at_output_stride(output_stride or 0)
+    guesses = tuple(line for line in reading.assumed if line.split(" = ")[0] not in (changes or {}))
+    tensors = _Without(checkpoint.tensors, SPARE) if known.name == "deeplabzoo" else checkpoint.tensors
+    taken = to_canonical(tensors, known, spec, checkpoint.format)
+    spares: Mapping[str, np.ndarray] = taken.spares
+    rows = tuple(taken.rows)
+    if isinstance(tensors, _Without) and tensors.left:
+        spares = LazyWeights({n.removeprefix(SPARE): lambda n=n: checkpoint.tensors[n] for n in tensors.left})  # type: ignore[misc]
+        rows += tuple(
+            LedgerRow(n, tuple(a.shape), str(a.dtype), "kept aside: no network uses it", "")
+            for n, a in ((n, checkpoint.tensors[n]) for n in tensors.left)
+        )
+    card = _card(found[1] if found else known.card(changed, checkpoint.facts), known, checkpoint, origin, guesses, rows)
+    weights: Mapping[str, np.ndarray] = taken.weights
+    if not lazy:
+        weights, spares = dict(weights), dict(spares)
+    model = Canonical(changed, weights, card, spares)
+    return Source(
+        model,
+        checkpoint.format,
+        known.name,
+        evidence,
+        reading.told,
+        guesses,
+        rows,
+        checkpoint.notes,
+        checkpoint.tensors,
+    )
 
 
 def write_model(
@@ -149,12 +181,22 @@ def write_model(
     *,
     to: str | None = None,
     layout: str = "deeplabzoo",
+    dtype: str | None = None,
     force: bool = False,
     dry_run: bool = False,
-) -> tuple[str, tuple[LedgerRow, ...], Path | None, tuple[str, ...]]:
-    """Write canonical weights; returns format, ledger, the spec file written beside (or none), notes.
+) -> Written:
+    """Write canonical weights.
 
     A safetensors file in our own layout holds its spec and card itself; beside every other file lies a TOML file.
+
+    Args:
+        model: what to write.
+        path: the file; its suffix chooses the format.
+        to: backend whose format to write, where the suffix does not say.
+        layout: names to write.
+        dtype: element type of all tensors but counters; as they are by default.
+        force: replace the file where it exists.
+        dry_run: do everything but write.
 
     Raises:
         OutputError: the output exists (without `force`) or can't be written.
@@ -164,25 +206,32 @@ def write_model(
     file_format = output_format(path, to)
     chosen = get_layout(layout)
     check_weights(model.graph, model.weights)
-    tensors, rows = to_foreign(model.weights, chosen, model.spec, file_format, model.card.foreign)
-    notes = tuple(
+    foreign = dict(model.card.foreign) if model.card.foreign else None
+    tensors, rows = to_foreign(model.weights, chosen, model.spec, file_format, foreign, model.spares)
+    notes = [
         f"the file says nothing of {line}, and {chosen.title} computes otherwise"
         for line in chosen.differences(model.spec)
-    )
-    beside = None if file_format == "safetensors" and layout == "deeplabzoo" else sidecar_path(path)
+    ]
+    own = layout == "deeplabzoo"
+    if own and file_format == "safetensors" and model.spares:
+        tensors, rows = _with_spares(tensors, rows, model.spares)
+    if dtype is not None:
+        check_dtype(dtype)
+        tensors, rows, lost = cast(tensors, rows, dtype)
+        notes += lost
+    beside = None if file_format == "safetensors" and own else sidecar_path(path)
     if not dry_run:
         check_output(path, force=force)
         if beside is not None:
             check_output(beside, force=force)
         text = b"" if beside is None else sidecar_text(model).encode()
-        metadata = model.metadata() if file_format == "safetensors" else None
         formats.write(
-            path, tensors, format=file_format, metadata=_file_metadata(model, file_format, metadata), force=force
+            path, tensors, format=file_format, metadata=_file_metadata(model, chosen, file_format), force=force
         )
         if beside is not None:
             with beside_then_rename(beside) as temporary:
                 temporary.write_bytes(text)
-    return file_format, tuple(rows), beside, notes
+    return Written(file_format, tuple(rows), beside, tuple(notes), tensors)
 
 
 def convert(
@@ -193,57 +242,97 @@ def convert(
     from_layout: str | None = None,
     to_layout: str = "deeplabzoo",
     spec: ArchSpec | None = None,
+    preset: str | None = None,
+    changes: Mapping[str, Any] | None = None,
     output_stride: int | None = None,
+    dtype: str | None = None,
     force: bool = False,
     dry_run: bool = False,
-) -> Conversion:
+) -> Conversion | Any:
     """Convert a checkpoint between frameworks and layouts, bit-exact, executing nothing from the file.
 
     Args:
-        source: path of a checkpoint (TensorFlow checkpoint, safetensors, `.pth`, `.pdparams`, `.weights.h5`), or
-            foreign tensors by name.
-        dest: file to write; its suffix chooses the format. None reads only.
-        to: backend whose format to write (`torch`, `paddle`, `keras`), where the suffix does not say.
+        source: path of a checkpoint of any known format, foreign tensors by name, or a model of PyTorch, Paddle or
+            Keras in memory.
+        dest: file to write; its suffix chooses the format. None reads only, or with a model and `to` builds.
+        to: backend whose format to write (`torch`, `paddle`, `keras`), where the suffix does not say; without `dest`
+            the backend that a model in memory is built in anew.
         from_layout: layout of the source; told from the names by default.
-        to_layout: `deeplabzoo` (default), `torchvision` or `tensorflow`.
+        to_layout: a name of `weights_converter.layouts.LAYOUTS`.
         spec: spec of the source, where the caller knows it better than the file.
+        preset: named architecture to take for what no tensor tells.
+        changes: fields of the spec to change, by dotted name.
         output_stride: take the network at another output stride, rates rescaled.
+        dtype: element type to write (`float32`, `float16`, `bfloat16`, `float64`); as in the source by default.
         force: replace `dest` where it exists.
         dry_run: do everything but write.
 
     Returns:
-        What was read, what was written, and the ledger of both.
+        What was read, what was written, and the ledger of both; or, for a model in memory with `to` and without
+        `dest`, the native model in that backend, in this process.
 
     Raises:
         FormatError, LayoutError, SpecError, WeightsError, OutputError: one line each, nothing half-written.
+        BackendError: a native model is asked for and its framework can't live in this process.
     """
     if dest is not None and not dry_run:
         output_format(Path(dest), to)
         check_output(Path(dest), force=force)
-    read = read_source(source, layout=from_layout, spec=spec, output_stride=output_stride)
+    if dtype is not None:
+        check_dtype(dtype)
+    builds = dest is None and to is not None and is_native(source)
+    read = read_source(
+        source,
+        layout=from_layout,
+        spec=spec,
+        preset=preset,
+        changes=changes,
+        output_stride=output_stride,
+        lazy=not builds,
+    )
+    if builds:
+        from deeplabzoo.models import build  # it knows the backends, which this room must not
+
+        return build(weights=read.model, backend=to or "", dtype=dtype or "float32")
     if dest is None:
-        return Conversion(read, None, None, "", "", (), read.notes)
+        return Conversion(read, None, None, "", "", (), read.notes, {})
     if isinstance(source, str | Path) and _same_file(Path(source), Path(dest)):
         raise LayoutError(f"source and output are the same file {dest}; give another output")
-    file_format, rows, beside, notes = write_model(
-        read.model, Path(dest), to=to, layout=to_layout, force=force, dry_run=dry_run
-    )
+    written = write_model(read.model, Path(dest), to=to, layout=to_layout, dtype=dtype, force=force, dry_run=dry_run)
     return Conversion(
         read,
         None if dry_run else Path(dest),
-        None if dry_run else beside,
-        file_format,
+        None if dry_run else written.sidecar,
+        written.format,
         to_layout,
-        rows,
-        (*read.notes, *notes),
+        written.ledger,
+        (*read.notes, *written.notes),
+        written.tensors,
     )
 
 
-def _read_spec(layout: Layout, checkpoint: Checkpoint) -> Any:
-    try:
-        return layout.read_spec(checkpoint)
-    except LayoutError as error:
-        raise LayoutError(f"layout {layout.name}: {error}") from None
+def changed_fields(spec: ArchSpec, changes: Mapping[str, Any]) -> ArchSpec:
+    """A spec with other values in some fields, by dotted name.
+
+    Raises:
+        SpecError: a field that does not exist, a value it can't have, or one that the tensors tell.
+    """
+    data = spec.to_dict()
+    for name, value in changes.items():
+        *sections, field_name = name.split(".")
+        table: Any = data
+        for section in sections:
+            table = table.get(section) if isinstance(table, dict) else None
+        if not isinstance(table, dict) or field_name not in table:
+            raise SpecError(unknown("field", name, [line.split(" = ")[0] for line in described(spec.to_dict())]))
+        table[field_name] = value
+    made = ArchSpec.from_dict(data)
+    if build_graph(made).parameters() != build_graph(spec).parameters():
+        raise SpecError(
+            f"{', '.join(changes)}: with that the network has other tensors than the file; expected fields that no "
+            "tensor tells"
+        )
+    return made
 
 
 def output_format(path: Path, to: str | None) -> str:
@@ -268,14 +357,122 @@ def output_format(path: Path, to: str | None) -> str:
     return wanted
 
 
-def _file_metadata(model: Canonical, file_format: str, metadata: dict[str, str] | None) -> dict[str, str] | None:
-    if file_format == "keras-h5":
+class _Without(Mapping[str, np.ndarray]):
+    """A lazy mapping without the names that start with a prefix, which are in `left`."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray], prefix: str) -> None:
+        self._tensors = tensors
+        self._names = [name for name in tensors if not name.startswith(prefix)]
+        self.left = [name for name in tensors if name.startswith(prefix)]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:  # the inherited one would read the tensor
+        return name in self._tensors and name not in self.left
+
+
+def _opened(source: Any) -> tuple[Checkpoint, str, tuple[ArchSpec, Card] | None]:
+    """The checkpoint, what to call it, and the spec and card that lie in it or beside it."""
+    if isinstance(source, Mapping):
+        arrays = {str(name): np.asarray(array) for name, array in source.items()}
+        return Checkpoint(arrays, "arrays", {}), "arrays in memory", None
+    if isinstance(source, str | Path):
+        path = Path(source)
+        checkpoint = formats.read(path)
+        found = read_metadata(checkpoint.metadata, path) or read_sidecar(path)
+        return checkpoint, path.name.encode(errors="replace").decode(), found  # a name of raw bytes is no text
+    if is_native(source):
+        checkpoint, spec = checkpoint_of(source)
+        return checkpoint, f"a model of {checkpoint.format} in memory", None if spec is None else (spec, Card())
+    raise FormatError(
+        f"source = {source!r}: expected a path, tensors by their foreign names, or a model of PyTorch, Paddle or Keras"
+    )
+
+
+def _reading(
+    layout: Layout,
+    checkpoint: Checkpoint,
+    spec: ArchSpec | None,
+    found: tuple[ArchSpec, Card] | None,
+    preset: str | None,
+) -> Reading:
+    """The spec of the tensors, from whoever knows it best."""
+    if spec is not None:
+        if preset is not None:
+            raise SpecError("a spec and a preset are given, and both say what the network is: give one of them")
+        return Reading(spec, (), ())
+    if found is not None and preset is None:
+        return Reading(found[0], ("the spec in the file or beside it",), ())
+    try:
+        reading = layout.read_spec(checkpoint)
+    except LayoutError as error:
+        raise LayoutError(f"layout {layout.name}: {error}") from None
+    if preset is None:
+        return reading
+    from deeplabzoo.zoo.models import named_spec  # the zoo downloads, and for that it knows this room
+
+    shapes = build_graph(reading.spec).parameters()
+    made = fitted(named_spec(preset), shapes)
+    if build_graph(made).parameters() != shapes:
+        raise SpecError(
+            f"preset {preset!r} has other tensors than the file, which looks like {reading.spec.title}: give the "
+            "preset of that network, or leave it out"
+        )
+    return Reading(made, told(made), assumed(made))
+
+
+def _card(
+    card: Card,
+    layout: Layout,
+    checkpoint: Checkpoint,
+    origin: str,
+    guesses: tuple[str, ...],
+    rows: tuple[LedgerRow, ...],
+) -> Card:
+    """The card with where the weights come from, and the record that makes the way back exact."""
+    if not card.provenance:
+        provenance = {"source": origin, "layout": layout.name, "format": checkpoint.format}
+        if guesses:  # kept with the weights, so that a guess never turns into a fact on the way
+            provenance["assumed"] = "; ".join(guesses)
+        card = dataclasses.replace(card, provenance=provenance)
+    if card.foreign is None and layout.name != "deeplabzoo":
+        names = [row.foreign for row in rows if row.foreign and (row.canonical or row.transform.startswith("kept"))]
+        foreign = {"layout": layout.name, "format": checkpoint.format, "names": names}
+        card = dataclasses.replace(card, foreign=foreign)
+    return card
+
+
+def _with_spares(
+    tensors: LazyWeights, rows: list[LedgerRow], spares: Mapping[str, np.ndarray]
+) -> tuple[LazyWeights, list[LedgerRow]]:
+    """Our own file holds what is kept aside as well."""
+    makers = {name: lambda name=name: tensors[name] for name in tensors}
+    makers |= {SPARE + name: lambda name=name: spares[name] for name in spares}
+    kept = [row for row in rows if row.foreign not in spares]
+    kept += [LedgerRow(SPARE + n, tuple(a.shape), str(a.dtype), "kept aside", "") for n, a in spares.items()]
+    return LazyWeights(makers), kept
+
+
+def _file_metadata(model: Canonical, layout: Layout, file_format: str) -> dict[str, str] | None:
+    own = layout.name == "deeplabzoo"
+    if file_format == "keras-h5" and own:
         from deeplabzoo.weights_converter.keras_paths import keras_group_names
 
         return keras_group_names(model.graph)
-    if metadata is not None:
-        metadata["written_by"] = f"deeplabzoo {__version__}"
-    return metadata
+    if file_format == "safetensors":
+        # Others' loaders look for this key; ours marks a file whose names are our own.
+        return {**(model.metadata() if own else {"format": "pt"}), "written_by": f"deeplabzoo {__version__}"}
+    if file_format == "hub-folder":
+        config = layout.config(model.spec)
+        return None if config is None else {"config": json.dumps(config, indent=2)}
+    return None
 
 
 def _same_file(a: Path, b: Path) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +12,15 @@ from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.weights import classifier_names
 from deeplabzoo.errors import LayoutError
-from deeplabzoo.weights_converter.layouts.base import Entry, Layout
+from deeplabzoo.weights_converter.layouts.base import COUNTER, Entry, Layout, hollow
 
 
 @dataclass(frozen=True)
 class LedgerRow:
     """One tensor: its name and shape in the file, what was done, its canonical name.
 
-    `canonical` is empty for a tensor that is left out; `transform` then says why.
+    `canonical` is empty for a tensor that is left out or kept aside, and `foreign` for one that no file holds;
+    `transform` then says why.
     """
 
     foreign: str
@@ -28,39 +30,93 @@ class LedgerRow:
     canonical: str
 
 
-def to_canonical(
-    tensors: Mapping[str, np.ndarray], layout: Layout, spec: ArchSpec, file_format: str
-) -> tuple[dict[str, np.ndarray], list[LedgerRow]]:
-    """Canonical weights (views where possible) and the ledger, in the file's order.
+class LazyWeights(Mapping[str, np.ndarray]):
+    """Canonical tensors by name, each made anew on every access, so that one at a time is in memory."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], np.ndarray]]) -> None:
+        self._makers = makers
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._makers[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+    def __contains__(self, name: object) -> bool:  # the inherited one would make the tensor
+        return name in self._makers
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What was taken from a file.
+
+    Attributes:
+        weights: canonical tensors in the layout's order; views where possible, read when asked for.
+        spares: tensors that the project's files hold and no network uses, by their foreign names.
+        rows: the ledger, in the file's order.
+    """
+
+    weights: LazyWeights
+    spares: LazyWeights
+    rows: list[LedgerRow]
+
+
+def to_canonical(tensors: Mapping[str, np.ndarray], layout: Layout, spec: ArchSpec, file_format: str) -> Taken:
+    """Canonical weights, what is kept beside them, and the ledger.
+
+    Args:
+        tensors: the foreign tensors; may be lazy, each is looked at once here and again when its weight is used.
+        layout: the layout of the tensors.
+        spec: the network they belong to.
+        file_format: format of the file.
 
     Raises:
-        LayoutError: a tensor that is missing, unexpected or of the wrong shape; lists both sides.
+        LayoutError: a tensor that is missing, unexpected or of the wrong shape (lists both sides), or one that is
+            stored twice with different values.
     """
-    entries = {entry.foreign: entry for entry in layout.entries(spec, file_format)}
+    tensors = layout.prepared(tensors)
+    entries = {entry.foreign: entry for entry in layout.entries(spec, file_format, tensors)}
     shapes = build_graph(spec).parameters()
-    weights: dict[str, np.ndarray] = {}
+    makers: dict[str, Callable[[], np.ndarray]] = {}
+    spares: dict[str, Callable[[], np.ndarray]] = {}
+    taken: dict[str, str] = {}
     rows: list[LedgerRow] = []
     unexpected: list[str] = []
     wrong: list[str] = []
-    for foreign, array in tensors.items():
-        entry = entries.get(foreign)
+    for foreign in tensors:
+        entry, array = entries.get(foreign), tensors[foreign]
+        shape, dtype = tuple(array.shape), str(array.dtype)
         if entry is None:
             reason = layout.ignored(foreign)
             if reason is None:
                 unexpected.append(foreign)
-            rows.append(LedgerRow(foreign, array.shape, str(array.dtype), f"left out: {reason}", ""))
-            continue
-        canonical = _apply(entry, array, shapes)
-        if canonical is None:
-            wrong.append(f"{foreign} {array.shape}, expected {_foreign_shape(entry, shapes)}")
-            continue
-        weights[entry.canonical] = canonical
-        rows.append(LedgerRow(foreign, array.shape, str(array.dtype), entry.transform.name, entry.canonical))
-    missing = [name for name, entry in entries.items() if not entry.optional and name not in tensors]
+            rows.append(LedgerRow(foreign, shape, dtype, f"left out: {reason}", ""))
+        elif not entry.canonical:
+            spares[foreign] = _reader(tensors, foreign)
+            rows.append(LedgerRow(foreign, shape, dtype, "kept aside: no network uses it", ""))
+        elif (canonical := _apply(entry, array, shapes)) is None:
+            wrong.append(f"{foreign} {shape}, expected {_foreign_shape(entry, shapes)}")
+        else:
+            if (twin := taken.setdefault(entry.canonical, foreign)) != foreign:
+                _check_twins(twin, makers[entry.canonical](), foreign, canonical)
+            makers[entry.canonical] = _reader(tensors, foreign, entry)
+            rows.append(LedgerRow(foreign, shape, dtype, entry.transform.name, entry.canonical))
+    for name, (array, reason) in layout.filled(spec).items():
+        if name not in makers:
+            makers[name] = lambda array=array: array  # type: ignore[misc]  # bound anew for each tensor
+            rows.append(LedgerRow("", tuple(array.shape), str(array.dtype), reason, name))
+    missing = [
+        name
+        for name, entry in entries.items()
+        if not entry.optional and name not in tensors and entry.canonical not in makers
+    ]
     if missing or unexpected or wrong:
         raise LayoutError(_complaint(layout, spec, missing, wrong, unexpected))
-    order = {name: i for i, name in enumerate(entry.canonical for entry in entries.values())}
-    return dict(sorted(weights.items(), key=lambda item: order[item[0]])), rows
+    placed = [name for name in _canonical_order(spec) if name in makers]
+    return Taken(LazyWeights({name: makers[name] for name in placed}), LazyWeights(spares), rows)
 
 
 def to_foreign(
@@ -69,7 +125,8 @@ def to_foreign(
     spec: ArchSpec,
     file_format: str,
     foreign: Mapping[str, object] | None = None,
-) -> tuple[dict[str, np.ndarray], list[LedgerRow]]:
+    spares: Mapping[str, np.ndarray] | None = None,
+) -> tuple[LazyWeights, list[LedgerRow]]:
     """Tensors under the layout's names and the ledger, in the order in which the layout's own files have them.
 
     Args:
@@ -77,8 +134,9 @@ def to_foreign(
         layout: the layout to write.
         spec: the spec of the weights.
         file_format: format of the file.
-        foreign: record of the file the weights came from; where it is of this layout, its order and its set of
-            counters are kept, so that the way back gives the same file.
+        foreign: record of the file the weights came from; where it is of this layout, its names, its order and its set
+            of counters are kept, so that the way back gives the same file.
+        spares: what was kept aside of that file.
 
     Raises:
         LayoutError: the layout has no such network, or is not written in this format.
@@ -87,36 +145,91 @@ def to_foreign(
         raise LayoutError(
             f"layout {layout.name} is not written as {file_format}: expected {' or '.join(layout.writes)}"
         )
-    entries = layout.entries(spec, file_format)
-    names: list[str] | None = None
-    if foreign and foreign.get("layout") == layout.name and foreign.get("format") == file_format:
+    recorded = _recorded(foreign, layout)
+    entries = layout.entries(spec, file_format, recorded)
+    if recorded:
         by_name = {entry.foreign: entry for entry in entries}
-        recorded = foreign.get("names")
-        names = [str(name) for name in recorded] if isinstance(recorded, Sequence) else None
         required = {name for name, entry in by_name.items() if not entry.optional}
-        if names is not None and required <= set(names) <= set(by_name):
-            entries = [by_name[name] for name in names]
+        if required <= set(recorded) <= set(by_name):
+            entries = [by_name[name] for name in recorded]
+    kept = (spares or {}) if foreign and foreign.get("layout") == layout.name else {}
     # Other layouts than our own come from frameworks that always have their counters.
     complete = layout.name != "deeplabzoo"
-    tensors: dict[str, np.ndarray] = {}
+    makers: dict[str, Callable[[], np.ndarray]] = {}
     rows: list[LedgerRow] = []
     for entry in entries:
-        if entry.canonical in weights:
-            array = entry.transform.inverse(weights[entry.canonical])
-            transform = entry.transform.name
-        elif entry.optional and complete:
-            array, transform = np.zeros((), np.int64), "0: the source has no counter"
-        else:
+        made = _made(entry, weights, kept, complete=complete)
+        if made is None:
             continue
-        tensors[entry.foreign] = array
-        rows.append(LedgerRow(entry.foreign, array.shape, str(array.dtype), transform, entry.canonical))
+        makers[entry.foreign], how = made
+        array = makers[entry.foreign]()
+        rows.append(LedgerRow(entry.foreign, tuple(array.shape), str(array.dtype), how, entry.canonical))
     used = {entry.canonical for entry in entries}
+    for name in weights:
+        if name not in used:
+            array = weights[name]
+            rows.append(
+                LedgerRow(name, array.shape, str(array.dtype), "left out: a counter that only torch layouts hold", "")
+            )
     rows += [
-        LedgerRow(name, array.shape, str(array.dtype), "left out: a counter that only torch layouts hold", "")
-        for name, array in weights.items()
-        if name not in used
+        LedgerRow(name, tuple(array.shape), str(array.dtype), "left out: no network uses it, nor does this layout", "")
+        for name, array in (spares or {}).items()
+        if name not in makers
     ]
-    return tensors, rows
+    return LazyWeights(makers), rows
+
+
+def digest(array: np.ndarray) -> str:
+    """SHA-256 of a tensor's values, C-contiguous and little-endian: what must be the same on both sides of a copy."""
+    flat = np.ascontiguousarray(array)
+    if flat.dtype.byteorder == ">":
+        flat = flat.astype(flat.dtype.newbyteorder("<"))
+    return hashlib.sha256(flat.reshape(-1).view(np.uint8).data).hexdigest()
+
+
+def _canonical_order(spec: ArchSpec) -> Iterator[str]:
+    """Every canonical name in the order of the graph, counters after the batch norm that they belong to."""
+    for node in build_graph(spec).nodes:
+        yield from node.parameters()
+        yield f"{node.name}.{COUNTER}"
+
+
+def _made(
+    entry: Entry, weights: Mapping[str, np.ndarray], kept: Mapping[str, np.ndarray], *, complete: bool
+) -> tuple[Callable[[], np.ndarray], str] | None:
+    """How to make the tensor of an entry, and what the ledger says; none where there is nothing to write."""
+    if entry.canonical in weights:
+        return lambda: entry.transform.inverse(weights[entry.canonical]), entry.transform.name
+    if entry.canonical:
+        if complete and entry.optional:
+            return lambda: np.zeros((), np.int64), "0: the source has no counter"
+        return None
+    if entry.foreign in kept:
+        return _reader(kept, entry.foreign), "kept aside: no network uses it"
+    return (entry.spare, "neutral: no network uses it") if entry.spare else None
+
+
+def _recorded(foreign: Mapping[str, object] | None, layout: Layout) -> list[str]:
+    """Names of the file the weights came from, where it was of this layout."""
+    if not foreign or foreign.get("layout") != layout.name:
+        return []
+    names = foreign.get("names")
+    return [str(name) for name in names] if isinstance(names, Sequence) and not isinstance(names, str) else []
+
+
+def _reader(tensors: Mapping[str, np.ndarray], name: str, entry: Entry | None = None) -> Callable[[], np.ndarray]:
+    if entry is None:
+        return lambda: tensors[name]
+    forward = entry.transform.forward
+    return lambda: forward(tensors[name])
+
+
+def _check_twins(one: str, a: np.ndarray, other: str, b: np.ndarray) -> None:
+    if a.dtype != b.dtype or a.shape != b.shape or digest(a) != digest(b):
+        raise LayoutError(
+            f"{one} and {other} are one tensor in this layout, but the file has two different ones: it is damaged, or "
+            "two networks were mixed; expected equal values"
+        )
 
 
 def _apply(entry: Entry, array: np.ndarray, shapes: Mapping[str, tuple[int, ...]]) -> np.ndarray | None:
@@ -129,8 +242,7 @@ def _apply(entry: Entry, array: np.ndarray, shapes: Mapping[str, tuple[int, ...]
 
 
 def _foreign_shape(entry: Entry, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    hollow = np.broadcast_to(np.zeros((), np.float32), shapes.get(entry.canonical, ()))
-    return entry.transform.inverse(hollow).shape
+    return entry.transform.inverse(hollow(shapes.get(entry.canonical, ()))).shape
 
 
 def _complaint(layout: Layout, spec: ArchSpec, missing: list[str], wrong: list[str], unexpected: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Named models: presets of the spec, and published weights with their provenance.
+"""Named models: presets of the spec, and published weights.
 
 A preset's name is `arch_backbone`, with a tag where it follows one public implementation exactly. Published weights
 add the data they were trained on.
@@ -8,114 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from deeplabzoo.core.spec import ARCHITECTURES, ArchSpec, make_spec
 from deeplabzoo.errors import SpecError, unknown
 from deeplabzoo.zoo.presets import PRESETS, Preset
+from deeplabzoo.zoo.published import PUBLISHED, Published
 
 __all__ = ["PRESETS", "PUBLISHED", "Preset", "Published", "changed", "list_models", "named_spec"]
-
-
-@dataclass(frozen=True)
-class Published:
-    """Weights that a project publishes.
-
-    Attributes:
-        name: preset name and training data.
-        preset: the preset they fit.
-        url: official address.
-        layout: layout of their tensors.
-        digest: leading hexadecimal digits of the file's SHA-256 where the project publishes them, else empty.
-        megabytes: size of the download.
-        licence: SPDX name.
-        dataset: what they were trained on and judged on.
-        miou: published mIoU in per cent, on `dataset`.
-        source: page that publishes them.
-    """
-
-    name: str
-    preset: str
-    url: str
-    layout: str
-    digest: str
-    megabytes: float
-    licence: str
-    dataset: str
-    miou: float
-    source: str
-
-
-_TV = "pytorch.org/vision, DeepLabV3 weights COCO_WITH_VOC_LABELS_V1"
-_TF = "tensorflow/models, research/deeplab/g3doc/model_zoo.md"
-_TF_URL = "http://download.tensorflow.org/models/"
-
-PUBLISHED: dict[str, Published] = {
-    weights.name: weights
-    for weights in (
-        Published(
-            "v3_resnet50.torchvision_coco",
-            "v3_resnet50.torchvision",
-            "https://download.pytorch.org/models/deeplabv3_resnet50_coco-cd0a2569.pth",
-            "torchvision",
-            "cd0a2569",
-            160.5,
-            "BSD-3-Clause",
-            "COCO val2017 with VOC labels",
-            66.4,
-            _TV,
-        ),
-        Published(
-            "v3_resnet101.torchvision_coco",
-            "v3_resnet101.torchvision",
-            "https://download.pytorch.org/models/deeplabv3_resnet101_coco-586e9e4e.pth",
-            "torchvision",
-            "586e9e4e",
-            233.2,
-            "BSD-3-Clause",
-            "COCO val2017 with VOC labels",
-            67.4,
-            _TV,
-        ),
-        Published(
-            "v3_mobilenet_v2.tf_voc_trainaug",
-            "v3_mobilenet_v2.tf",
-            f"{_TF_URL}deeplabv3_mnv2_pascal_train_aug_2018_01_29.tar.gz",
-            "tensorflow",
-            "",
-            23.0,
-            "Apache-2.0",
-            "VOC 2012 val, stride 16",
-            75.32,
-            _TF,
-        ),
-        Published(
-            "v3_mobilenet_v2.tf_voc_trainval",
-            "v3_mobilenet_v2.tf",
-            f"{_TF_URL}deeplabv3_mnv2_pascal_trainval_2018_01_29.tar.gz",
-            "tensorflow",
-            "",
-            23.0,
-            "Apache-2.0",
-            "VOC 2012 test, stride 8, scales and flips",
-            80.25,
-            _TF,
-        ),
-        Published(
-            "v3_mobilenet_v2.tf_dm05_voc_trainval",
-            "v3_mobilenet_v2.tf_dm05",
-            f"{_TF_URL}deeplabv3_mnv2_dm05_pascal_trainval_2018_10_01.tar.gz",
-            "tensorflow",
-            "",
-            5.8,
-            "Apache-2.0",
-            "VOC 2012 test, stride 8",
-            71.83,
-            _TF,
-        ),
-    )
-}
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -15,8 +15,9 @@ from deeplabzoo.models import canonical_model
 from deeplabzoo.weights_converter import formats
 from deeplabzoo.weights_converter.canonical import Canonical, Card, sidecar_path
 from deeplabzoo.weights_converter.convert import convert, read_source, write_model
-from deeplabzoo.weights_converter.layouts import get_layout, tensorflow, torchvision
+from deeplabzoo.weights_converter.layouts import get_layout
 from deeplabzoo.weights_converter.ledger import to_foreign
+from deeplabzoo.zoo.presets import tensorflow, torchvision
 
 SUFFIXES = (".safetensors", ".pth", ".pdparams", ".weights.h5")
 
@@ -170,7 +171,7 @@ def test_torchvision_keys_are_those_of_torchvision(golden_torchvision, aux, tmp_
     bare = Canonical(model.spec, {n: a for n, a in model.weights.items() if not n.endswith("tracked")})
     for source in (model, bare):  # with the record of the file it came from, and without anything
         done = write_model(source, tmp_path / "a.pth", layout="torchvision", dry_run=True)
-        rows = [(row.foreign, tuple(row.shape), row.dtype) for row in done[1]]
+        rows = [(row.foreign, tuple(row.shape), row.dtype) for row in done.ledger]
         assert rows == listed
     assert len(listed) == (370 if aux else 362)
 

@@ -6,7 +6,7 @@ import pytest
 import deeplabzoo as dz
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.weights_converter.layouts import LAYOUTS
-from deeplabzoo.weights_converter.layouts.tensorflow import template
+from deeplabzoo.zoo.presets.tensorflow import template
 
 PROJECTIONS = {
     0.5: (16, 8, 12, 16, 32, 48, 80, 160),  # as in TensorFlow's published deeplabv3_257_mv_gpu.tflite

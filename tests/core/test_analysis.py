@@ -17,8 +17,8 @@ from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.graph import GraphBuilder
 from deeplabzoo.core.spec import make_spec
 from deeplabzoo.parity.forward import default_cases
-from deeplabzoo.weights_converter.layouts import torchvision
 from deeplabzoo.zoo.models import PRESETS
+from deeplabzoo.zoo.presets import torchvision
 
 
 def atrous(rate, stride=1):

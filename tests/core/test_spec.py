@@ -13,7 +13,7 @@ from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.fields import Section
 from deeplabzoo.core.spec import ArchSpec, make_spec, read_spec
 from deeplabzoo.errors import SpecError
-from deeplabzoo.weights_converter.layouts import tensorflow
+from deeplabzoo.zoo.presets import tensorflow
 
 RESNET = make_spec("v3plus", aux=True, decoder={"dropout": [0.5, 0.1]})
 MOBILENET = make_spec("v3plus", backbone="mobilenet_v2", aux=True, decoder={"dropout": [0.5, 0.1]})
@@ -105,6 +105,7 @@ CHANGES = {
     "backbone.exit_dilated": False,
     "backbone.depth_divisor": 16,
     "backbone.epsilon": 2e-3,
+    "backbone.exact_epsilon": True,
     "backbone.momentum": 0.5,
 }  # fmt: skip
 SKIPPED = ("arch", "decoder.convs", "head.kernel")
@@ -316,6 +317,7 @@ WRONG = [
     ({"backbone": {"name": "resnet50", "pool_padding": "valid"}}, ("backbone.pool_padding", "symmetric")),
     ({"backbone": {"name": "resnet50", "pool_ceil": 1}}, ("backbone.pool_ceil",)),
     ({"backbone": {"name": "resnet50", "epsilon": -1}}, ("backbone.epsilon",)),
+    ({"backbone": {"name": "resnet50", "exact_epsilon": 1}}, ("backbone.exact_epsilon",)),
     ({"backbone": {"name": "resnet50", "momentum": 2}}, ("backbone.momentum",)),
     ({"backbone": "mobilenet_v2", "width": 0}, ("backbone.width", "> 0")),
     ({"backbone": {"name": "mobilenet_v2", "depth_divisor": 0}}, ("backbone.depth_divisor",)),

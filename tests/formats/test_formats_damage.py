@@ -180,7 +180,6 @@ def test_lies_in_a_tensorflow_index(tmp_path, header, changes, said):
         (b"<html>", "starts with b'<html>'"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         (b"\x1f\x8b\x08", "gzip"),
-        (b"\x20\0\0\0TFL3", "TensorFlow Lite"),
         (b"\x93NUMPY\x01", "NumPy array"),
         (b"PK\x03\x04", "damaged or truncated"),
         (bytes(range(200, 256)), "known formats: safetensors, torch, paddle, keras-h5, tf-checkpoint"),

@@ -116,7 +116,7 @@ def test_outputs_are_not_replaced_unless_forced_and_failures_leave_nothing(tmp_p
 
 def test_what_a_format_has_no_place_for_is_refused(tmp_path):
     one = {"a": np.ones(1, "f4")}
-    for suffix in (".pth", ".pdparams"):
+    for suffix in (".pth", ".pdparams", ".ckpt"):
         with pytest.raises(OutputError, match="no place for metadata"):
             formats.write(tmp_path / f"m{suffix}", one, metadata={"a": "b"})
     with pytest.raises(OutputError, match="text -> text"):
@@ -132,7 +132,7 @@ def test_what_a_format_has_no_place_for_is_refused(tmp_path):
     with pytest.raises(OutputError, match="keras-h5"):
         formats.write(tmp_path / "m.weights.h5", {"a/vars/0": np.ones(1), "a/vars/0/vars/1": np.ones(1)})
     with pytest.raises(OutputError, match="only be read"):
-        formats.write(tmp_path / "m", one, format="tf-checkpoint")
+        formats.write(tmp_path / "m", one, format="tf-graph")
     for none in ({}, {1: np.ones(1)}, {"": np.ones(1)}):
         with pytest.raises(OutputError, match="at least one tensor"):
             formats.write(tmp_path / "m.pth", none)
@@ -146,7 +146,7 @@ def test_what_a_format_has_no_place_for_is_refused(tmp_path):
     [
         ("a.pdparam", "did you mean '.pdparams'"),
         ("a", "unknown suffix ''"),
-        ("a.h5", "did you mean .weights.h5"),
+        ("a.h", "did you mean '.h5'"),
         (".pth", "unknown suffix"),
     ],
 )

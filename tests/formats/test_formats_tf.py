@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from formats_samples import run_framework, table
 from deeplabzoo.errors import FormatError
 from deeplabzoo.weights_converter import formats
 from deeplabzoo.weights_converter.formats import _leveldb
-from deeplabzoo.weights_converter.formats._crc32c import crc32c
+from deeplabzoo.weights_converter.formats._crc32c import crc32c, mask
 from deeplabzoo.weights_converter.formats._guard import Flaw
+from deeplabzoo.weights_converter.formats._leveldb import encoded
 
 REAL = Path(__file__).parents[3] / "shared/data/weights/deeplabv3_mnv2_pascal_trainval"
 
@@ -47,7 +49,8 @@ tf.raw_ops.MergeV2Checkpoints(checkpoint_prefixes=[folder + "p1", folder + "p2"]
 tf.raw_ops.SaveV2(prefix=folder + "sliced/m", tensor_names=["v"], shape_and_slices=["4 2 0,2:0,2"],
                   tensors=[tf.ones((2, 2))])
 save(folder + "p1", names[:5])
-model = tf.train.Checkpoint(v=tf.Variable([1.0, 2.0]))
+names = {"v": "stem/kernel", "w": None, "x": "twice", "y": "twice", "z": "x/.ATTRIBUTES/VARIABLE_VALUE"}
+model = tf.train.Checkpoint(**{key: tf.Variable([1.0, 2.0], name=name) for key, name in names.items()})
 model.write(folder + "object")
 print(json.dumps([listing(folder + "one/model.ckpt-1"), listing(folder + "two/m"), listing(folder + "object")]))
 """
@@ -76,7 +79,12 @@ def test_checkpoints_of_many_types_and_shards(tmp_path):
     assert checkpoint.notes == ("ignored entries that are no numbers: words (string)",)
     assert len(list((tmp_path / "two").glob("m.data-*"))) == 2
     assert table(formats.read(tmp_path / "two/m").tensors) == two
-    assert table(formats.read(tmp_path / "object").tensors) == tree
+    objects = formats.read(tmp_path / "object")
+    # By the variables' names, but for those that two share, and one that is another's key.
+    renamed = {"v": "stem/kernel", "w": "Variable"}
+    keys = {key: renamed.get(key, f"{key}/.ATTRIBUTES/VARIABLE_VALUE") for key in "vwxyz"}
+    assert table(objects.tensors) == {keys[key[0]]: value for key, value in tree.items()}
+    assert objects.notes == ("tensors called by the names of their variables, not by their keys in the file: 2",)
     with pytest.raises(FormatError, match="partitioned"):
         formats.read(tmp_path / "sliced")
     with pytest.raises(FormatError, match="one TensorFlow checkpoint; found object, p1"):
@@ -160,3 +168,43 @@ def test_snappy():
     for bad in (b"", b"\x05\x08abc", b"\x08\x00a\x0d\x02", b"\xff\xff\xff\xff\x0f", b"\x08\x00a\x0d", b"\x03\x20a"):
         with pytest.raises(Flaw):
             _leveldb.snappy(bad)
+
+
+def _table(block: bytes, contents: bytes | None = None, compression: int = 0) -> bytes:
+    """Return a table of one block by hand, or with this table of contents."""
+
+    def sealed(data: bytes, kind: int) -> bytes:
+        data += bytes([kind])
+        return data + mask(crc32c(np.frombuffer(data, np.uint8))).to_bytes(4, "little")
+
+    handle = b"\0" + encoded(len(block))
+    first = sealed(block, compression)
+    contents = b"\0\x01" + encoded(len(handle)) + b"x" + handle if contents is None else contents
+    last = contents + NO_RESTARTS
+    footer = (b"\0\0" + encoded(len(first)) + encoded(len(last))).ljust(40, b"\0") + _leveldb.MAGIC
+    return first + sealed(last, 0) + footer
+
+
+NO_RESTARTS = b"\0\0\0\0\x01\0\0\0"
+HEADER = b"\0\0\x02\x08\x01"
+LONG = b"\0" + encoded(60_000) + b"\x02" + b"k" * 60_000 + b"\x08\x07"
+
+
+@pytest.mark.parametrize(
+    ("index", "said"),
+    [
+        # A key of a few bytes that repeats a long one, a hundred thousand times over.
+        (_table(HEADER + LONG + (encoded(60_000) + b"\0\x02\x08\x07") * 100_000 + NO_RESTARTS), "more than 67108864"),
+        (_table(b"\0" + encoded(10**5) + b"\x02" + b"k" * 10**5 + b"\x08\x07" + NO_RESTARTS), "takes 100000 bytes"),
+        (_table(HEADER + b"\x00\x01\x02k\x08\x07" * 300_000 + NO_RESTARTS), "more than 200000 entries"),
+        (_table(NO_RESTARTS, b"\0\x01\x02x\0\x08" * 100_000), "too many"),
+        # A copy of a byte four million times over, and more than was promised.
+        (_table(encoded(2**20) + b"\0a" + b"\xfe\x01\0" * 2**18, compression=1), "claims 1048576 bytes"),
+    ],
+)
+def test_indexes_that_would_take_for_ever_are_refused_soon(tmp_path, index, said):
+    (tmp_path / "m.index").write_bytes(index)
+    start = time.monotonic()
+    with pytest.raises(FormatError, match=said):
+        formats.read(tmp_path / "m")
+    assert time.monotonic() - start < 20

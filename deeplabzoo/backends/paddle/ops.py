@@ -129,7 +129,8 @@ class Resize(nn.Layer):
 class BatchNorm2D(nn.BatchNorm2D):
     """Paddle's batch norm, but the running variance follows the unbiased estimate as in the other frameworks.
 
-    `momentum` is Paddle's own: the share of the old statistic that is kept.
+    `momentum` is Paddle's own: the share of the old statistic that is kept. Paddle stores epsilon as a float32; where
+    it is none, what is missing is added to the variance, in evaluation: a batch's own variance is out of reach.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,8 +139,19 @@ class BatchNorm2D(nn.BatchNorm2D):
         Raises:
             ValueError: one value a channel in training mode, of which no variance can be told.
         """
+        missing_epsilon = self._epsilon - ops.float32_exact(self._epsilon)
         if not self.training or self._use_global_stats:
-            return super().forward(x)
+            if not missing_epsilon or x.dtype != paddle.float64:
+                return super().forward(x)
+            return functional.batch_norm(
+                x,
+                self._mean,
+                self._variance + missing_epsilon,
+                self.weight,
+                self.bias,
+                epsilon=self._epsilon,
+                data_format=self._data_format,
+            )
         count = x.shape[0] * x.shape[2] * x.shape[3]
         if isinstance(count, int) and count == 1:
             raise ValueError(

@@ -7,31 +7,61 @@ it is a `FormatError` of one line. Names and arrays are passed on as they are: w
 from __future__ import annotations
 
 import os
-import zipfile
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 from deeplabzoo.errors import FormatError, OutputError, unknown
 from deeplabzoo.files import beside_then_rename, check_output
-from deeplabzoo.weights_converter.formats import keras_h5, paddle_pickle, safetensors, tf_checkpoint, torch_pickle
+from deeplabzoo.weights_converter.formats import (
+    _zip,
+    caffemodel,
+    hub_folder,
+    keras2_h5,
+    keras_archive,
+    keras_h5,
+    npz,
+    onnx,
+    paddle_pickle,
+    safetensors,
+    saved_model,
+    tf_checkpoint,
+    tf_graph,
+    tflite,
+    torch_pickle,
+)
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint
 from deeplabzoo.weights_converter.formats._guard import existing_file, head, reading
 
-__all__ = ["FORMATS", "Checkpoint", "detect", "format_of_suffix", "read", "write"]
+__all__ = ["FORMATS", "Checkpoint", "detect", "format_of_suffix", "outputs", "read", "write"]
 
 # In the order of asking: torch's old format is a pickle too, so Paddle comes after it.
 _MODULES: dict[str, ModuleType] = {
-    module.NAME: module for module in (safetensors, torch_pickle, paddle_pickle, keras_h5, tf_checkpoint)
-}
+    module.NAME: module
+    for module in (
+        safetensors, torch_pickle, paddle_pickle, keras_h5, tf_checkpoint, keras2_h5, keras_archive, npz, hub_folder,
+        saved_model, tf_graph, tflite, onnx, caffemodel,
+    )
+}  # fmt: skip
+# What may be a folder, or a prefix that no file has for a name.
+_NOT_FILES = (tf_checkpoint, saved_model, hub_folder)
 FORMATS = tuple(_MODULES)
 _SUFFIXES = {
     ".safetensors": safetensors.NAME,
     ".pth": torch_pickle.NAME,
     ".pt": torch_pickle.NAME,
+    ".pth.tar": torch_pickle.NAME,
+    ".bin": torch_pickle.NAME,
     ".pdparams": paddle_pickle.NAME,
     ".weights.h5": keras_h5.NAME,
+    ".h5": keras2_h5.NAME,
+    ".keras": keras_archive.NAME,
+    ".npz": npz.NAME,
+    ".ckpt": tf_checkpoint.NAME,
 }
+_STEP = re.compile(r"(?<=\.ckpt)-\d+$")  # what TensorFlow adds to a prefix
+_TAR_AT = 257
 # What people really give by mistake: how it begins, and what it then is.
 _STRANGERS = {
     b"version https://git-lfs": "it is a Git LFS pointer; fetch the file itself",
@@ -39,6 +69,7 @@ _STRANGERS = {
     b"BZh": "it is bzip2; unpack it first",
     b"\xfd7zXZ": "it is xz; unpack it first",
     b"\x93NUMPY": "it is a single NumPy array",
+    b"node {": "it is a TensorFlow graph as text; give the binary one (.pb)",
 }
 
 
@@ -46,7 +77,7 @@ def detect(path: str | os.PathLike[str]) -> str:
     """Tell the format of a file by what it holds; its name does not count.
 
     Args:
-        path: a file, or the prefix or folder of a TensorFlow checkpoint.
+        path: a file, the prefix or folder of a TensorFlow checkpoint, or the folder of a SavedModel or of the hub.
 
     Returns:
         One of `FORMATS`.
@@ -56,8 +87,9 @@ def detect(path: str | os.PathLike[str]) -> str:
     """
     path = Path(path)
     with reading(path, "checkpoint"):
-        if tf_checkpoint.sniff(path):
-            return tf_checkpoint.NAME
+        for module in _NOT_FILES:
+            if module.sniff(path):
+                return str(module.NAME)
         existing_file(path)
         for name, module in _MODULES.items():
             if module.sniff(path):
@@ -71,7 +103,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint of any known format; its tensors are read when they are asked for.
 
     Args:
-        path: a file, or the prefix or folder of a TensorFlow checkpoint.
+        path: a file, the prefix or folder of a TensorFlow checkpoint, or the folder of a SavedModel or of the hub.
 
     Raises:
         FormatError: as `detect`, or damaged, or it wants something executed. The same error may come on access of a
@@ -80,7 +112,7 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     checkpoint = _MODULES[detect(path)].read(path)
     assert isinstance(checkpoint, Checkpoint)  # noqa: S101 - for the type checker: modules are untyped values
-    return checkpoint
+    return hub_folder.with_config(checkpoint, path)
 
 
 def write(
@@ -94,45 +126,64 @@ def write(
     """Write tensors to a file, one in memory at a time; on any failure nothing is left under the name.
 
     Args:
-        path: the file.
+        path: the file; for "tf-checkpoint" the prefix of its two files, for "hub-folder" the folder.
         tensors: name -> array, of any shape and of a type that the format has. May be lazy. Values are stored
             C-contiguous and little-endian, bit for bit.
-        format: one of `FORMATS` but "tf-checkpoint"; by default what the suffix says.
-        metadata: safetensors: its `__metadata__`; keras-h5: the `labels` of a checkpoint; none elsewhere.
+        format: one of `FORMATS` that can be written; by default what the suffix says.
+        metadata: safetensors: its `__metadata__`; keras-h5: the `labels` of a checkpoint; keras2-h5: `layer_names`, a
+            JSON list; hub-folder: `config`, a JSON object; none elsewhere.
         force: replace the file where it exists.
 
     Raises:
         FormatError: the format or the suffix is unknown; or a lazy tensor can't be read from its own file.
         OutputError: the file exists, can't be written, or the format can't hold what is given.
     """
+    module = _writer(path, format)
     path = Path(path)
-    name = format_of_suffix(path) if format is None else format
-    if name not in _MODULES:
-        raise FormatError(unknown("format", name, _writable()))
-    module = _MODULES[name]
-    if not hasattr(module, "write"):
-        raise OutputError(f"format {name} can only be read; write one of {', '.join(_writable())}")
     names = list(tensors)
     if not names or not all(isinstance(key, str) and key for key in names):
         raise OutputError(f"output {path}: expected at least one tensor, and text for every name")
-    check_output(path, force=force)
-    with beside_then_rename(path) as beside:
+    check = getattr(module, "check_output", check_output)
+    for file in outputs(path, format=module.NAME):
+        check(file, force=force)
+    in_place = getattr(module, "beside_then_in_place", beside_then_rename)
+    with in_place(path) as beside:
         module.write(beside, tensors, metadata)
 
 
+def outputs(path: str | os.PathLike[str], *, format: str | None = None) -> tuple[Path, ...]:
+    """Return the files that `write` makes: the path itself, except where a format consists of several files.
+
+    Arguments and errors are those of `write`.
+    """
+    module = _writer(path, format)
+    path = Path(path)
+    files: tuple[Path, ...] = module.outputs(path) if hasattr(module, "outputs") else (path,)
+    return files
+
+
+def _writer(path: str | os.PathLike[str], format: str | None) -> ModuleType:
+    name = format_of_suffix(path) if format is None else format
+    if name not in _MODULES:
+        raise FormatError(unknown("format", name, _writable()))
+    if not hasattr(_MODULES[name], "write"):
+        raise OutputError(f"format {name} can only be read; write one of {', '.join(_writable())}")
+    return _MODULES[name]
+
+
 def format_of_suffix(path: str | os.PathLike[str]) -> str:
-    """Return the format that the name of an output asks for.
+    """Return the format that the name of an output asks for: by its suffix, or a folder of the hub where it ends in `/`.
 
     Raises:
         FormatError: the suffix is unknown; suggests a near one.
     """
-    name = Path(path).name
+    if os.fspath(path).endswith("/"):
+        return str(hub_folder.NAME)
+    name = _STEP.sub("", Path(path).name)
     for suffix, format_name in _SUFFIXES.items():
         if name.endswith(suffix) and name != suffix:
             return format_name
-    said = unknown("suffix", Path(name).suffix, _SUFFIXES)
-    # Too far from .weights.h5 to be found near it, and what everyone tries first.
-    raise FormatError(f"{path}: {said}{'; did you mean .weights.h5?' if name.endswith('.h5') else ''}")
+    raise FormatError(f"{path}: {unknown('suffix', Path(name).suffix, _SUFFIXES)}")
 
 
 def _writable() -> list[str]:
@@ -141,23 +192,21 @@ def _writable() -> list[str]:
 
 def _describe(path: Path) -> str:
     """Say what a file of no known format is, as far as its first bytes tell."""
-    start = head(path)
+    start = head(path, _TAR_AT + 5)
+    if start[_TAR_AT:] == b"ustar":
+        return (
+            "it is a tar archive; unpack it first (one that torch made before 2017: load it with torch, save it again)"
+        )
     if start.startswith(b"PK\x03\x04"):
         return _describe_zip(path)
-    if start[4:8] == b"TFL3":
-        return "it is a TensorFlow Lite model"
     found = next((text for magic, text in _STRANGERS.items() if start.startswith(magic)), None)
     return found or f"it starts with {start[:16]!r}"
 
 
 def _describe_zip(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except Exception:  # zipfile raises almost anything for a damaged archive
-        return "it is a zip archive, damaged or truncated"
-    if "model.weights.h5" in names:
-        return "it is a whole Keras model (.keras); load it with Keras and save a .weights.h5"
-    if names and all(name.endswith(".npy") for name in names):
-        return "it is a NumPy archive (.npz)"
-    return f"it is a zip archive without data.pkl, of {len(names)} entries"
+    names = _zip.names(path)
+    return (
+        f"it is a zip archive without data.pkl, of {len(names)} entries"
+        if names
+        else "it is a zip archive, damaged or truncated"
+    )

@@ -1,8 +1,8 @@
-"""CRC-32C (Castagnoli), the check sum of TensorFlow's files, at about a hundred megabytes a second in numpy.
+"""CRC-32C (Castagnoli), the check sum of TensorFlow's files, at about two hundred megabytes a second in numpy.
 
 A check sum is computed byte after byte, which Python is too slow for. It is linear over GF(2), though: the check sum of
 two strings follows from theirs and the length of the second. So the bytes are cut in many equal lanes, all lanes go on
-together one byte at a time, and their check sums are then joined pair by pair.
+together two bytes at a time, and their check sums are then joined pair by pair.
 """
 
 from __future__ import annotations
@@ -33,23 +33,28 @@ def crc32c(data: npt.NDArray[np.uint8]) -> int:
     return state ^ 0xFFFFFFFF
 
 
+def mask(checksum: int) -> int:
+    """Do what LevelDB and TensorFlow do to check sums that they store."""
+    return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
 def unmask(masked: int) -> int:
-    """Undo what LevelDB and TensorFlow do to check sums that they store."""
+    """Undo `mask`."""
     rotated = (masked - 0xA282EAD8) & 0xFFFFFFFF
     return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF
 
 
 def _raw(block: npt.NDArray[np.uint8]) -> int:
     """Return the check sum of `block` for a state that begins at zero and is not inverted at the end."""
-    table = _table()
-    length = 1 << max(0, (block.size.bit_length() + 1) // 2 - 1)
+    table = _table_of_two()
+    length = 1 << max(1, (block.size.bit_length() + 1) // 2 - 1)
     count = 1 << (-(-block.size // length) - 1).bit_length()
     # Leading zeros do not change a state of zero: they fill the first lanes up.
     padded = np.zeros(length * count, np.uint8)
     padded[padded.size - block.size :] = block
     lanes = np.zeros(count, np.uint32)
-    for column in np.ascontiguousarray(padded.reshape(count, length).T):
-        lanes = table[(lanes ^ column) & np.uint32(0xFF)] ^ (lanes >> np.uint32(8))
+    for column in np.ascontiguousarray(padded.view("<u2").reshape(count, length // 2).T):
+        lanes = table[(lanes ^ column) & np.uint32(0xFFFF)] ^ (lanes >> np.uint32(16))
     while lanes.size > 1:
         lanes = _advance(lanes[0::2], length) ^ lanes[1::2]
         length *= 2
@@ -89,3 +94,13 @@ def _table() -> _Words:
     for _ in range(8):
         table = (table >> np.uint32(1)) ^ (np.uint32(_POLYNOMIAL) * (table & np.uint32(1)))
     return table
+
+
+@functools.cache
+def _table_of_two() -> _Words:
+    """Return what two bytes do at once."""
+    table = _table()
+    both = np.arange(2**16, dtype=np.uint32)
+    first = table[both & np.uint32(0xFF)] ^ (both >> np.uint32(8))
+    second: _Words = table[first & np.uint32(0xFF)] ^ (first >> np.uint32(8))
+    return second

@@ -1,12 +1,12 @@
-"""Reading LevelDB tables (sorted key -> value), which is what the `.index` of a TensorFlow checkpoint is."""
+"""LevelDB tables (sorted key -> value), which is what the `.index` of a TensorFlow checkpoint is: read and written."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from deeplabzoo.weights_converter.formats._crc32c import crc32c, unmask
+from deeplabzoo.weights_converter.formats._crc32c import crc32c, mask, unmask
 from deeplabzoo.weights_converter.formats._guard import Flaw
 from deeplabzoo.weights_converter.formats._protobuf import varint
 
@@ -14,7 +14,12 @@ FOOTER = 48
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _TRAILER = 5  # compression, check sum
 _BLOCK_LIMIT = 64 * 2**20
+_MOST_BLOCKS = 4096
+_KEY_LIMIT = 2**16
+_KEYS_LIMIT = 64 * 2**20  # bytes; each key repeats the beginning of the one before it, so a small table can hold many
 _NO_COMPRESSION, _SNAPPY = 0, 1
+# What TensorFlow writes with: bytes of a block, and how many keys in a row may leave out a common beginning.
+_BLOCK_SIZE, _RESTART_INTERVAL = 2**18, 16
 
 
 def entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -33,14 +38,90 @@ def entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     for _ in range(2):  # the table of tables of contents, unused, then the one of blocks
         offset, position = varint(footer, position)
         size, position = varint(footer, position)
-    total = 0
-    for _, handle in _pairs(_block(data, offset, size)):
+    total, keys = 0, 0
+    for count, (_, handle) in enumerate(_pairs(_block(data, offset, size))):
         block_offset, position = varint(handle, 0)
         block_size, _ = varint(handle, position)
         total += block_size
-        if total > len(data):
-            raise Flaw("damaged: the blocks of the index overlap")
-        yield from _pairs(_block(data, block_offset, block_size))
+        if total > len(data) or count >= _MOST_BLOCKS:
+            raise Flaw("damaged: the blocks of the index overlap, or are too many")
+        for key, value in _pairs(_block(data, block_offset, block_size)):
+            keys += len(key)
+            if keys > _KEYS_LIMIT:
+                raise Flaw(f"the names in the index take more than {_KEYS_LIMIT} bytes")
+            yield key, value
+
+
+def table(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return a table, byte for byte the one that TensorFlow writes where one block is enough.
+
+    Args:
+        pairs: key and value, by key; at least one.
+    """
+    out = bytearray()
+    contents: list[tuple[bytes, bytes]] = []
+    block = _Block(_RESTART_INTERVAL)
+    for key, value in pairs:
+        if len(block.data) >= _BLOCK_SIZE:
+            contents.append((block.key, _sealed(out, block)))
+            block = _Block(_RESTART_INTERVAL)
+        block.add(key, value)
+    # A table of contents needs keys that are not before any of the block; LevelDB takes the shortest at the end.
+    contents.append((_successor(block.key), _sealed(out, block)))
+    unused = _sealed(out, _Block(_RESTART_INTERVAL))
+    last = _Block(1)
+    for key, handle in contents:
+        last.add(key, handle)
+    footer = unused + _sealed(out, last)
+    return bytes(out) + footer.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC
+
+
+class _Block:
+    """Pairs of a table on their way into it."""
+
+    def __init__(self, interval: int) -> None:
+        self.data = bytearray()
+        self.key = b""
+        self._interval = interval
+        self._count = 0
+        self._restarts = [0]
+
+    def add(self, key: bytes, value: bytes) -> None:
+        shared = 0
+        if self._count and self._count % self._interval == 0:
+            self._restarts.append(len(self.data))
+        elif self._count:
+            shared = next((i for i, (a, b) in enumerate(zip(self.key, key, strict=False)) if a != b), len(self.key))
+            shared = min(shared, len(key))
+        self.data += encoded(shared) + encoded(len(key) - shared) + encoded(len(value)) + key[shared:] + value
+        self.key = key
+        self._count += 1
+
+    def whole(self) -> bytes:
+        return bytes(self.data) + b"".join(n.to_bytes(4, "little") for n in (*self._restarts, len(self._restarts)))
+
+
+def _sealed(out: bytearray, block: _Block) -> bytes:
+    """Append a block and its check sum; return where it is."""
+    handle = encoded(len(out))
+    data = block.whole() + bytes([_NO_COMPRESSION])
+    out += data + mask(crc32c(np.frombuffer(data, np.uint8))).to_bytes(4, "little")
+    return handle + encoded(len(data) - 1)
+
+
+def _successor(key: bytes) -> bytes:
+    """Return a short key that is not before `key`."""
+    at = next((i for i, byte in enumerate(key) if byte != 0xFF), None)
+    return key if at is None else key[:at] + bytes([key[at] + 1])
+
+
+def encoded(number: int) -> bytes:
+    """Return a number as LevelDB and protocol buffers write it: seven bits a byte, lowest first."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
 
 
 def _block(data: bytes, offset: int, size: int) -> bytes:
@@ -72,6 +153,8 @@ def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         length, position = varint(block, position)
         if shared > len(key) or position + unshared + length > end:
             raise Flaw("damaged: an entry of the index leaves its block")
+        if shared + unshared > _KEY_LIMIT:
+            raise Flaw(f"a name in the index takes {shared + unshared} bytes; the limit is {_KEY_LIMIT}")
         key = key[:shared] + block[position : position + unshared]
         position += unshared
         yield key, block[position : position + length]
@@ -106,7 +189,8 @@ def snappy(data: bytes) -> bytes:
             count = (tag >> 2 & 7) + 4
         if not 0 < distance <= len(out):
             raise Flaw("damaged: compressed data of the index points before its beginning")
-        repeated = bytes(out[-distance:])
+        start = len(out) - distance
+        repeated = bytes(out[start : start + count])
         out += (repeated * (count // distance + 1))[:count]
     if len(out) != size:
         raise Flaw(f"damaged: a block of the index claims {size} bytes and holds {len(out)}")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from deeplabzoo.errors import OutputError
-from deeplabzoo.weights_converter.formats import _dtypes
+from deeplabzoo.weights_converter.formats import _dtypes, _zip
 from deeplabzoo.weights_converter.formats._checkpoint import Array
 
 NAME = "torch"
@@ -19,8 +19,6 @@ STORAGES = {
     "ComplexDoubleStorage": "complex128",
 }  # fmt: skip
 _CLASSES = {dtype: storage for storage, dtype in STORAGES.items()}
-_ALIGNMENT = 64  # torch's own: a memory-mapped tensor then starts on a cache line
-_ZIP64_FROM = 2**31 - 2**20
 _ROOT = "archive"
 
 
@@ -46,25 +44,13 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
         for index, name in enumerate(tensors):
             array = _dtypes.contiguous(name, tensors[name], _dtypes.ITEMSIZE, NAME)
             program += [_text(name), _tensor(str(index), array)]
-            _entry(archive, f"data/{index}", _dtypes.raw(array))
+            _zip.add(archive, f"{_ROOT}/data/{index}", _dtypes.raw(array))
         program.append(b"u.")
-        _entry(archive, "data.pkl", b"".join(program))
-        _entry(archive, ".format_version", b"1")
-        _entry(archive, ".storage_alignment", b"%d" % _ALIGNMENT)
-        _entry(archive, "byteorder", b"little")
-        _entry(archive, "version", b"3\n")
-
-
-def _entry(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
-    info = zipfile.ZipInfo(f"{_ROOT}/{name}")  # its date is 1980: no clock in the bytes
-    info.file_size = len(data)
-    large = len(data) > _ZIP64_FROM
-    # The local header is 30 bytes, the name, then extra fields: ours for the padding, zipfile's of 20 where large.
-    start = archive.start_dir + 30 + len(info.filename) + 4 + (20 if large else 0)
-    padding = -start % _ALIGNMENT
-    info.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding  # the field that torch itself uses
-    with archive.open(info, "w", force_zip64=large) as entry:
-        entry.write(data)
+        _zip.add(archive, f"{_ROOT}/data.pkl", b"".join(program))
+        _zip.add(archive, f"{_ROOT}/.format_version", b"1")
+        _zip.add(archive, f"{_ROOT}/.storage_alignment", b"%d" % _zip.ALIGNMENT)
+        _zip.add(archive, f"{_ROOT}/byteorder", b"little")
+        _zip.add(archive, f"{_ROOT}/version", b"3\n")
 
 
 def _tensor(key: str, array: Array) -> bytes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,16 @@ import numpy as np
 from deeplabzoo.errors import OutputError
 from deeplabzoo.weights_converter.formats import _dtypes
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile
-from deeplabzoo.weights_converter.formats._guard import Flaw, head, reading, shown
-from deeplabzoo.weights_converter.formats._hdf5_text import text_attribute
+from deeplabzoo.weights_converter.formats._guard import Flaw, reading, shown
+from deeplabzoo.weights_converter.formats._hdf5 import address_of, check, is_hdf5, is_keras2, load, opened, walk
+from deeplabzoo.weights_converter.formats._hdf5_text import Attributes, Pieces
 
 NAME = "keras-h5"
-_MAGIC = b"\x89HDF\r\n\x1a\n"
-_OBJECTS_LIMIT = 200_000
-_DEPTH_LIMIT = 64
-# What HDF5 itself can undo; any other filter would load a plug-in from the machine. Deflate reaches about 1030:1.
-_FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}
-_EXPANSION_LIMIT = 1100
 
 
 def sniff(path: Path) -> bool:
-    """Tell whether `path` starts like HDF5."""
-    return head(path, len(_MAGIC)) == _MAGIC
+    """Tell whether `path` starts like HDF5 and is not of Keras 2."""
+    return is_hdf5(path) and not is_keras2(path)
 
 
 def read(path: Path) -> Checkpoint:
@@ -39,36 +34,43 @@ def read(path: Path) -> Checkpoint:
     `conv2d_2` comes before `conv2d_10`.
 
     Raises:
-        FormatError: damaged, written by Keras 2, or it points outside itself; also on access of a tensor.
+        FormatError: damaged, or it points outside itself; also on access of a tensor.
     """
     with reading(path, NAME):
-        raw = MappedFile(path)
-        with h5py.File(path, "r") as file:
-            if "layer_names" in file.attrs or "model_weights" in file:
-                raise Flaw("an .h5 of Keras 2, which is not supported; load it with Keras and save a .weights.h5")
-            kinds: dict[str, bool] = {}
-            labels: dict[str, str] = {}
-            ignored: list[str] = []
-            for name, item in _walk(file):
-                layer, _, last = f"/{name}".rpartition("/")
-                if isinstance(item, h5py.Group):
-                    if last == "vars" and (label := _text(raw, item, "name")) is not None:
-                        labels[layer[1:]] = label
-                    continue
-                # Keras stores bfloat16 as two bytes of no type, and says so.
-                bfloat16 = item.dtype == np.dtype("V2") and _text(raw, item, "dtype") == "bfloat16"
-                if layer.endswith("/vars") and (bfloat16 or item.dtype.kind in "biufc"):
-                    _check(item)
-                    kinds[name] = bfloat16
-                else:
-                    ignored.append(name)
-        if not kinds:
-            raise Flaw("holds no variables: expected datasets in groups called vars, as Keras 3 writes them")
-        names = sorted(kinds, key=_natural)
-        notes = (f"ignored datasets that are no variables: {shown(sorted(ignored)[:8])}",) if ignored else ()
-        loaders = {name: lambda name=name: _load(path, name, bfloat16=kinds[name]) for name in names}
-        labels = {layer: labels[layer] for layer in sorted(labels, key=_natural)}
+        loaders, labels, notes = variables(MappedFile(path))
         return Checkpoint(LazyTensors(path, NAME, loaders), NAME, notes=notes, labels=labels)
+
+
+def variables(source: Pieces) -> tuple[dict[str, Callable[[], Array]], dict[str, str], tuple[str, ...]]:
+    """Return what a .weights.h5, or one inside another file, holds: loaders by name, labels of layers, notes.
+
+    Raises:
+        Flaw: as `read`.
+    """
+    attributes = Attributes(source)
+    kinds: dict[str, bool] = {}
+    labels: dict[str, str] = {}
+    ignored: list[str] = []
+    with opened(source) as file:
+        for name, item in walk(file):
+            layer, _, last = f"/{name}".rpartition("/")
+            if isinstance(item, h5py.Group):
+                if last == "vars" and (label := attributes.text(address_of(item), "name")) is not None:
+                    labels[layer[1:]] = label
+                continue
+            # Keras stores bfloat16 as two bytes of no type, and says so.
+            bfloat16 = item.dtype == np.dtype("V2") and attributes.text(address_of(item), "dtype") == "bfloat16"
+            if layer.endswith("/vars") and (bfloat16 or item.dtype.kind in "biufc"):
+                check(item)
+                kinds[name] = bfloat16
+            else:
+                ignored.append(name)
+    if not kinds:
+        raise Flaw("holds no variables: expected datasets in groups called vars, as Keras 3 writes them")
+    names = sorted(kinds, key=_natural)
+    notes = (f"ignored datasets that are no variables: {shown(sorted(ignored)[:8])}",) if ignored else ()
+    loaders = {name: functools.partial(load, source, name, bfloat16=kinds[name]) for name in names}
+    return dict(loaders), {layer: labels[layer] for layer in sorted(labels, key=_natural)}, notes
 
 
 def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
@@ -103,65 +105,6 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
                     file.create_dataset(name, data=array)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:  # clashing paths, names HDF5 can't hold
         raise OutputError(f"output can't be written as {NAME}: {shown(error)}") from error
-
-
-def _walk(file: Any) -> Iterator[tuple[str, Any]]:
-    """Yield path and object of all that a file holds, a group before what is in it; refuse links that lead away."""
-    groups = [("", file)]
-    seen: set[Any] = set()
-    count = 0
-    while groups:
-        prefix, group = groups.pop()
-        address = h5py.h5o.get_info(group.id).addr
-        if address in seen or prefix.count("/") > _DEPTH_LIMIT:
-            raise Flaw(f"group {shown(prefix)!r} holds itself, is there twice or lies too deep")
-        seen.add(address)
-        for part in group:
-            count += 1
-            if count > _OBJECTS_LIMIT:
-                raise Flaw(f"holds more than {_OBJECTS_LIMIT} objects")
-            name = f"{prefix}{part}"
-            if isinstance(link := group.get(part, getlink=True), h5py.ExternalLink | h5py.SoftLink):
-                raise Flaw(f"refuses {shown(name)!r}, a {type(link).__name__}: it leads to another place or file")
-            item = group[part]
-            if isinstance(item, h5py.Group):
-                groups.append((f"{name}/", item))
-            elif not isinstance(item, h5py.Dataset):
-                raise Flaw(f"{shown(name)!r} is a {type(item).__name__}; expected groups and datasets")
-            yield name, item
-
-
-def _check(dataset: Any) -> None:
-    """Refuse data outside the file, and claims that the stored bytes can't meet."""
-    label = shown(dataset.name)
-    if dataset.is_virtual or dataset.external:
-        raise Flaw(f"refuses {label}: its data is in another file")
-    plist = dataset.id.get_create_plist()
-    filters = [plist.get_filter(index)[0] for index in range(plist.get_nfilters())]
-    if not set(filters) <= set(_FILTERS):
-        raise Flaw(
-            f"{label} is compressed with a filter HDF5 does not have itself; expected {', '.join(_FILTERS.values())}"
-        )
-    claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
-    stored = dataset.id.get_storage_size()
-    if claimed > stored * (_EXPANSION_LIMIT if filters else 1):
-        raise Flaw(f"{label} claims {claimed} bytes, the file holds {stored}")
-
-
-def _text(raw: MappedFile, item: Any, name: str) -> str | None:
-    return text_attribute(raw, h5py.h5o.get_info(item.id).addr, name)
-
-
-def _load(path: Path, name: str, *, bfloat16: bool) -> Array:
-    with h5py.File(path, "r") as file:
-        dataset = file[name]
-        if not isinstance(dataset, h5py.Dataset):
-            raise Flaw("the file has changed since it was opened; open it again")
-        _check(dataset)
-        array = np.asarray(dataset[()])
-    if bfloat16:
-        return array.view(_dtypes.resolve("bfloat16"))
-    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _natural(path: str) -> list[list[Any]]:

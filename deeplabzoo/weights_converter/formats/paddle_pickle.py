@@ -16,8 +16,10 @@ import numpy as np
 from deeplabzoo.errors import OutputError
 from deeplabzoo.weights_converter.formats import _dtypes
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile
+from deeplabzoo.weights_converter.formats._facts import plain_entries
 from deeplabzoo.weights_converter.formats._guard import Flaw, head, reading
-from deeplabzoo.weights_converter.formats.pickle_values import ArrayStub, find_tensors, plain_names
+from deeplabzoo.weights_converter.formats._state_dicts import find_tensors
+from deeplabzoo.weights_converter.formats.pickle_values import ArrayStub, plain_names
 from deeplabzoo.weights_converter.formats.restricted_pickle import Callee, Machine, refusal
 
 NAME = "paddle"
@@ -61,9 +63,15 @@ def read(path: Path) -> Checkpoint:
             if top.pop(_NAMES_KEY, None) is not None:
                 notes.append(f"{_NAMES_KEY!r} left out: it holds Paddle's inner names of the tensors")
             _unname(top, set())
-        tensors, found_notes = find_tensors(top, lambda value: isinstance(value, ArrayStub))
-        loaders = {name: lambda array=array: _load(array, file) for name, array in tensors.items()}
-        return Checkpoint(LazyTensors(path, NAME, loaders), NAME, notes=(*notes, *found_notes))
+        found = find_tensors(top, lambda value: isinstance(value, ArrayStub))
+        meta = plain_entries(found.beside, file)
+        loaders = {name: lambda array=array: _load(array, file) for name, array in found.tensors.items()}
+        return Checkpoint(
+            LazyTensors(path, NAME, loaders),
+            NAME,
+            notes=(*notes, *found.notes),
+            facts={"meta": meta} if meta else {},
+        )
 
 
 def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:

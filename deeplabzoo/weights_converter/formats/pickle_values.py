@@ -1,9 +1,9 @@
-"""The inert values a pickle may build (numpy arrays, containers), and finding the dictionary of tensors among them."""
+"""The inert values a pickle may build: numpy arrays, containers, and what stands for everything else."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,10 @@ import numpy as np
 from deeplabzoo.weights_converter.formats import _dtypes
 from deeplabzoo.weights_converter.formats._checkpoint import Array, MappedFile, as_dtype
 from deeplabzoo.weights_converter.formats._guard import Flaw, shown
-from deeplabzoo.weights_converter.formats.restricted_pickle import Buildable, Callee, Inert, View
+from deeplabzoo.weights_converter.formats.restricted_pickle import Buildable, Callee, Inert, Stranger, View, refusal
 
 _DIMENSIONS = 32
 _PAIRS_LIMIT = 1_000_000
-_WRAPPERS = ("state_dict", "model_state", "model_state_dict", "model", "net", "weights")
-_PREFIXES = ("module.", "_orig_mod.")
-_WRAPPER_DEPTH = 4
 _KINDS = {"b": "bool", "u": "uint", "i": "int", "f": "float", "c": "complex"}
 
 
@@ -162,96 +159,42 @@ def plain_names() -> dict[str, Any]:
             raise Flaw("damaged pickle: a tuple of what is no tuple")
         return items
 
+    def attribute(of: Any, name: Any) -> Inert:
+        # How protocol 2 says "that method of that class".
+        if not isinstance(of, Stranger) or not isinstance(name, str):
+            raise refusal("builtins.getattr")
+        return Inert(f"{of.name}.{name}")
+
     table: dict[str, Any] = {"numpy.ndarray": ndarray}
     callees: dict[str, Callable[..., Any]] = {
         "collections.OrderedDict": ordered_dict,
         "builtins.tuple": same_tuple,
         "_codecs.encode": encode,
         "builtins.bytes": lambda: b"",  # how protocol 2 says b""
+        "builtins.getattr": attribute,
         "numpy.dtype": lambda code, *_: DtypeStub(code),
     }
     for core in ("numpy.core", "numpy._core"):
         callees[f"{core}.multiarray._reconstruct"] = reconstruct
-        callees[f"{core}.multiarray.scalar"] = lambda *_: Inert("numpy scalar")
+        callees[f"{core}.multiarray.scalar"] = _scalar
         callees[f"{core}.numeric._frombuffer"] = from_buffer
     table |= {name: Callee(name, function) for name, function in callees.items()}
     # What training scripts keep beside the tensors. Nothing of it is made: it is noted as ignored.
     for name in (
-        "argparse.Namespace", "builtins.bytearray", "builtins.complex", "builtins.dict", "builtins.frozenset",
-        "builtins.list", "builtins.set", "builtins.slice", "collections.Counter", "collections.defaultdict",
-        "collections.deque", "pathlib.PosixPath", "pathlib.WindowsPath",
+        "argparse.Namespace", "builtins.bool", "builtins.bytearray", "builtins.complex", "builtins.dict",
+        "builtins.float", "builtins.frozenset", "builtins.int", "builtins.list", "builtins.object", "builtins.set",
+        "builtins.slice", "builtins.str", "collections.Counter", "collections.UserDict", "collections.defaultdict",
+        "collections.deque", "copyreg._reconstructor", "datetime.date", "datetime.datetime", "datetime.timedelta",
+        "decimal.Decimal", "fractions.Fraction", "pathlib.PosixPath", "pathlib.WindowsPath",
+        "pathlib._local.PosixPath", "pathlib._local.WindowsPath", "types.SimpleNamespace", "typing.Any", "uuid.UUID",
     ):  # fmt: skip
         table[name] = Callee(name, lambda *_, name=name: Inert(name))
     return table
 
 
-def find_tensors(top: Any, is_tensor: Callable[[Any], bool]) -> tuple[dict[str, Any], list[str]]:
-    """Find the dictionary of tensors in what a pickle holds, and strip the prefixes that wrappers leave.
-
-    Args:
-        top: the pickle's value.
-        is_tensor: tells a tensor from anything else.
-
-    Returns:
-        name -> tensor in the file's order, and notes on what was stripped or ignored.
-
-    Raises:
-        Flaw: there is none, or names clash.
-    """
-    notes: list[str] = []
-    found = top
-    for _ in range(_WRAPPER_DEPTH):
-        if not isinstance(found, dict):
-            raise Flaw(f"holds a {_kind(found)}; expected a dictionary name -> tensor")
-        inner = [key for key in _WRAPPERS if isinstance(found.get(key), dict) and _holds(found[key], is_tensor)]
-        own = sum(map(is_tensor, found.values()))
-        if not inner or own > _count(found[inner[0]], is_tensor):
-            break
-        notes.append(f"tensors found under {inner[0]!r}")
-        _note_ignored(notes, {key: value for key, value in found.items() if key != inner[0]})
-        found = found[inner[0]]
-    tensors = {key: value for key, value in found.items() if is_tensor(value)}
-    if not tensors:
-        listed = list(found.items())[:20]  # a file may hold a million dictionaries
-        others = [shown(key) for key, value in listed if isinstance(value, dict) and _holds(value, is_tensor)]
-        where = f"; there are some under {', '.join(others)}: save that alone" if others else ""
-        raise Flaw(f"holds no tensors at its top, nor under {', '.join(_WRAPPERS)}{where}")
-    for key in tensors:
-        if not isinstance(key, str):
-            raise Flaw(f"a tensor is called {shown(key)}, a {type(key).__name__}; expected text")
-    _note_ignored(notes, {key: value for key, value in found.items() if key not in tensors})
-    return _strip_prefixes(tensors, notes), notes
-
-
-def _strip_prefixes(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    for _ in range(_WRAPPER_DEPTH):
-        for prefix in _PREFIXES:
-            if all(name.startswith(prefix) and name != prefix for name in tensors):
-                tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-                notes.append(f"{prefix!r} prefix removed")
-    return tensors
-
-
-def _note_ignored(notes: list[str], entries: Mapping[Any, Any]) -> None:
-    if entries:
-        listed = [f"{shown(key)} ({_kind(value)})" for key, value in list(entries.items())[:8]]
-        more = f" and {len(entries) - 8} more" if len(entries) > 8 else ""
-        notes.append(f"ignored entries that are no tensors of the model: {', '.join(listed)}{more}")
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Inert):
-        return value.name
-    if isinstance(value, View):
-        return "str" if value.text else "bytes"
-    return "tensor" if isinstance(value, Buildable) else type(value).__name__
-
-
-def _count(value: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> int:
-    return sum(map(is_tensor, value.values()))
-
-
-def _holds(value: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
-    """Tell whether a dictionary holds tensors, itself or in a wrapper right inside it."""
-    wrapped = (value.get(key) for key in _WRAPPERS)
-    return _count(value, is_tensor) > 0 or any(isinstance(w, dict) and _count(w, is_tensor) > 0 for w in wrapped)
+def _scalar(dtype: Any, data: Any = b"") -> Any:
+    """Return a numpy scalar as a plain number where it is one."""
+    raw = data.text.encode("latin-1") if isinstance(data, Latin1) and isinstance(data.text, str) else data
+    if not isinstance(dtype, DtypeStub) or not isinstance(raw, bytes) or dtype.name not in np.sctypeDict:
+        return Inert("numpy scalar")
+    return np.frombuffer(raw, np.dtype(dtype.name).newbyteorder("<"), 1)[0].item()

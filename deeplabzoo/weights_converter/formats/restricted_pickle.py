@@ -2,8 +2,9 @@
 
 A pickle is a program for a small stack machine; two of its instructions import and call whatever the file names. This
 is that machine without those two: a name is looked up in a table given by the caller, whose entries are functions of
-this package that only build inert values, and a name that is not in the table ends the reading. It is a machine of our
-own rather than a subclass of the standard one for two more reasons: the standard one allocates what a file claims
+this package that only build inert values, and a name of Python itself, numpy or torch that is not in the table ends
+the reading. Names of anything else are those of a training script: nothing of them is imported, and what the file makes
+of such a class is an inert value that knows its name and no more. It is a machine of our own rather than a subclass of the standard one for two more reasons: the standard one allocates what a file claims
 (a memo of four billion places takes five bytes), and it copies every tensor, while here long strings stay in the file
 and are known by their position.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+import sys
 from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
@@ -21,6 +23,9 @@ from deeplabzoo.weights_converter.formats._guard import Flaw, shown
 _OPCODE_LIMIT = 2_000_000
 _INLINE = 4096  # longer strings and byte strings are not copied out of the file
 _PYTHON2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
+# Modules where a name that is not in the table is an attack, or a tensor of a kind that is not read.
+_OWN = sys.stdlib_module_names | {"numpy", "torch"}
+_KEY_PARTS = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,6 +43,12 @@ class Callee:
 
     name: str
     function: Callable[..., Any]
+
+
+class Stranger(Callee):
+    """A name of a module that is none of Python's, numpy's or torch's: it may be called where it looks like a class."""
+
+    __slots__ = ()
 
 
 class Inert:
@@ -173,9 +184,12 @@ class Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise Flaw("damaged pickle: a name that is not text")
         dotted = f"{_PYTHON2.get(module, module)}.{name}"
-        if dotted not in self._known:
+        if dotted in self._known:
+            self._push(self._known[dotted])
+        elif module.split(".")[0] in _OWN or not all(part.isidentifier() for part in dotted.split(".")):
             raise refusal(dotted)
-        self._push(self._known[dotted])
+        else:
+            self._push(_stranger(dotted))
 
     def _call(self, target: Any, arguments: Any) -> None:
         if not isinstance(target, Callee):
@@ -230,8 +244,7 @@ class Machine:
         if type(target) is not dict or len(items) % 2:
             raise Flaw("damaged pickle: items are put into what is no dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # A nested tuple can take for ever to hash.
-            if not isinstance(key, str | int | float | bytes | None):
+            if not _is_key(key) and not (isinstance(key, tuple) and len(key) <= _KEY_PARTS and all(map(_is_key, key))):
                 raise Flaw(f"a dictionary has a {type(key).__name__} for a key; expected text")
             target[key] = value
 
@@ -271,6 +284,21 @@ class Machine:
     def _integer_line(self) -> None:
         text = self._line()
         self._push({"00": False, "01": True}[text] if text in {"00", "01"} else int(text.removesuffix("L")))
+
+
+def _is_key(value: Any) -> bool:
+    """Tell whether a value is hashed at once; a nested tuple can take for ever."""
+    return isinstance(value, str | int | float | bytes | Inert | None)
+
+
+def _stranger(dotted: str) -> Stranger:
+    def make(*_: Any) -> Inert:
+        # A function would be called for what it does; a class is made to hold something.
+        if not dotted.rpartition(".")[2].lstrip("_")[:1].isupper():
+            raise refusal(dotted)
+        return Inert(dotted)
+
+    return Stranger(dotted, make)
 
 
 def refusal(dotted: str) -> Flaw:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from deeplabzoo.weights_converter.formats import _dtypes, _leveldb
+from deeplabzoo.errors import OutputError
+from deeplabzoo.weights_converter.formats import _dtypes, _leveldb, _tf_objects, _tf_writer
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile, as_dtype
 from deeplabzoo.weights_converter.formats._crc32c import crc32c, unmask
 from deeplabzoo.weights_converter.formats._guard import Flaw, reading, shown
 from deeplabzoo.weights_converter.formats._protobuf import Bytes, fields
+from deeplabzoo.weights_converter.formats._tf_types import DTYPES, NOT_NUMBERS, STRING, bytes_of, shape_of
+from deeplabzoo.weights_converter.formats._tf_writer import data_of, index_of
 
 NAME = "tf-checkpoint"
-_INDEX_LIMIT = 256 * 2**20
-_DTYPES = {
-    1: "float32", 2: "float64", 3: "int32", 4: "uint8", 5: "int16", 6: "int8", 8: "complex64", 9: "int64", 10: "bool",
-    14: "bfloat16", 17: "uint16", 18: "complex128", 19: "float16", 22: "uint32", 23: "uint64", 24: "float8_e5m2",
-    25: "float8_e4m3fn",
-}  # fmt: skip
-_NOT_NUMBERS = {7: "string", 20: "resource", 21: "variant"}
+_INDEX_LIMIT = 16 * 2**20  # a hundred thousand tensors
+_MOST_ENTRIES = 200_000
 _SHARD = re.compile(r"(.+)\.data-\d{5}-of-\d{5}")
+_COPIES = "_all_variables/"  # Keras' export stores every variable once more under this path
 
 
 @dataclasses.dataclass
@@ -36,21 +37,27 @@ class _Entry:
     checksum: int = 0
     sliced: bool = False
 
+    def content(self) -> tuple[object, ...]:
+        """Return what is equal for entries of equal bytes."""
+        return self.dtype, self.shape, self.size, self.checksum
+
 
 def sniff(path: Path) -> bool:
     """Tell whether `path` is a prefix, an index, a data file or a folder of a TensorFlow checkpoint."""
     if path.is_dir():
         return bool(_prefixes(path))
     prefix = _prefix(path)
-    return prefix is not None and _is_index(_beside(prefix, ".index"))
+    return prefix is not None and _is_index(index_of(prefix))
 
 
 def read(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Order is that of the index: by spelling. Data files are memory-mapped. The check sum of every tensor is compared on
-    its first access (a hundred megabytes a second), that of the index at once. Strings, such as the object graph of
-    TensorFlow 2, are left out with a note.
+    its first access (two hundred megabytes a second), that of the index at once. Strings are left out with a note.
+
+    Where a checkpoint of TensorFlow 2 tells the name of a variable, and no other variable has it, the tensor is called
+    so, with a note; else by its key, as in TensorFlow 1.
 
     Args:
         path: the prefix (`model.ckpt-30000`), its index, one of its data files, or a folder that holds one checkpoint.
@@ -70,30 +77,70 @@ def read(path: Path) -> Checkpoint:
             if found is None:
                 raise Flaw("no TensorFlow checkpoint: there is no .index of that name")
             prefix = found
-        index = MappedFile(_beside(prefix, ".index"))
-        if index.size > _INDEX_LIMIT:
-            raise Flaw(f"its index takes {index.size} bytes; the limit is {_INDEX_LIMIT}")
-        shards, entries, notes = _read_index(index.piece(0, index.size).tobytes())
-        used = sorted({entry.shard for entry in entries.values()})
-        files = {shard: _shard(_beside(prefix, f".data-{shard:05d}-of-{shards:05d}")) for shard in used}
-        checked: set[str] = set()
-
-        def load(name: str, entry: _Entry) -> Array:
-            piece = files[entry.shard].piece(entry.offset, entry.size)
-            if name not in checked and crc32c(piece) != unmask(entry.checksum):
-                raise Flaw(f"tensor {shown(name)!r} is damaged (its check sum differs); get the file again")
-            checked.add(name)
-            return as_dtype(piece, _dtypes.resolve(_DTYPES[entry.dtype])).reshape(entry.shape)
-
-        for name, entry in entries.items():
-            if entry.offset + entry.size > files[entry.shard].size:
-                raise Flaw(f"truncated: tensor {shown(name)!r} ends after {files[entry.shard].path.name} does")
-        loaders = {name: lambda name=name, entry=entry: load(name, entry) for name, entry in entries.items()}
-        return Checkpoint(LazyTensors(path, NAME, loaders), NAME, notes=notes)
+        return bundle(path, prefix, NAME)
 
 
-def _beside(prefix: Path, suffix: str) -> Path:
-    return prefix.with_name(prefix.name + suffix)
+def bundle(path: Path, prefix: Path, format_name: str) -> Checkpoint:
+    """Read the checkpoint called `prefix`.
+
+    Args:
+        path: what the user gave, for messages.
+        prefix: the checkpoint.
+        format_name: format of the result.
+
+    Raises:
+        Flaw: as `read`.
+    """
+    index = MappedFile(index_of(prefix))
+    if index.size > _INDEX_LIMIT:
+        raise Flaw(f"its index takes {index.size} bytes; the limit is {_INDEX_LIMIT}")
+    shards, entries, graph, notes = _read_index(index.piece(0, index.size).tobytes())
+    used = sorted({entry.shard for entry in (*entries.values(), *([graph] if graph else []))})
+    files = {shard: _shard(data_of(prefix, shard, shards)) for shard in used}
+    for name, entry in entries.items():
+        if entry.offset + entry.size > files[entry.shard].size:
+            raise Flaw(f"truncated: tensor {shown(name)!r} ends after {files[entry.shard].path.name} does")
+    if graph is not None:
+        text = _tf_objects.string(files[graph.shard].piece(graph.offset, graph.size), unmask(graph.checksum))
+        entries, renamed = _renamed(entries, _tf_objects.names(text))
+        notes += renamed
+    checked: set[str] = set()
+
+    def load(name: str, entry: _Entry) -> Array:
+        piece = files[entry.shard].piece(entry.offset, entry.size)
+        if name not in checked and crc32c(piece) != unmask(entry.checksum):
+            raise Flaw(f"tensor {shown(name)!r} is damaged (its check sum differs); get the file again")
+        checked.add(name)
+        return as_dtype(piece, _dtypes.resolve(DTYPES[entry.dtype])).reshape(entry.shape)
+
+    loaders = {name: lambda name=name, entry=entry: load(name, entry) for name, entry in entries.items()}
+    return Checkpoint(LazyTensors(path, format_name, loaders), format_name, notes=notes)
+
+
+def outputs(path: Path) -> tuple[Path, ...]:
+    """Return the files that `write` makes for this prefix."""
+    return data_of(path), index_of(path)
+
+
+def beside_then_in_place(path: Path) -> AbstractContextManager[Path]:
+    """Yield a prefix to write to, whose files then become those of `path`; see `_tf_writer.beside_then_in_place`."""
+    return _tf_writer.beside_then_in_place(path)
+
+
+def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a checkpoint, one tensor in memory at a time; tensors are laid out by the spelling of their names.
+
+    Args:
+        path: the prefix; its files are replaced where they exist.
+        tensors: name -> array of any shape and of a type that TensorFlow has.
+        metadata: must be empty; a checkpoint of TensorFlow has no place for it.
+
+    Raises:
+        OutputError: a name or a type can't be stored, or there is metadata.
+    """
+    if metadata:
+        raise OutputError(f"format {NAME} has no place for metadata; leave it out, or write safetensors")
+    _tf_writer.write(path, tensors, NAME)
 
 
 def _is_index(path: Path) -> bool:
@@ -115,7 +162,7 @@ def _prefix(path: Path) -> Path | None:
     shard = _SHARD.fullmatch(path.name)
     candidates = [path, path.with_suffix("") if path.suffix == ".index" else None]
     candidates.append(path.with_name(shard[1]) if shard else None)
-    return next((c for c in candidates if c is not None and c.name and _beside(c, ".index").is_file()), None)
+    return next((c for c in candidates if c is not None and c.name and index_of(c).is_file()), None)
 
 
 def _shard(path: Path) -> MappedFile:
@@ -124,12 +171,15 @@ def _shard(path: Path) -> MappedFile:
     return MappedFile(path)
 
 
-def _read_index(data: bytes) -> tuple[int, dict[str, _Entry], tuple[str, ...]]:
-    """Return the number of data files, the tensors, and notes."""
+def _read_index(data: bytes) -> tuple[int, dict[str, _Entry], _Entry | None, tuple[str, ...]]:
+    """Return the number of data files, the tensors, the object graph where there is one, and notes."""
     shards = 0
     result: dict[str, _Entry] = {}
+    graph: _Entry | None = None
     ignored: list[str] = []
-    for key, value in _leveldb.entries(data):
+    for count, (key, value) in enumerate(_leveldb.entries(data)):
+        if count > _MOST_ENTRIES:
+            raise Flaw(f"the index holds more than {_MOST_ENTRIES} entries")
         if not key:
             shards = _header(value)
             continue
@@ -137,8 +187,11 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _Entry], tuple[str, ...]]:
         entry = _entry(value)
         if entry.sliced:
             raise Flaw(f"{shown(name)!r} is a partitioned variable; save the checkpoint without partitions")
-        if entry.dtype in _NOT_NUMBERS:
-            ignored.append(f"{shown(name)} ({_NOT_NUMBERS[entry.dtype]})")
+        if entry.dtype in NOT_NUMBERS:
+            if (name, entry.dtype, entry.shape) == (_tf_objects.KEY, STRING, ()):
+                graph = _checked_graph(entry, shards)
+            else:
+                ignored.append(f"{shown(name)} ({NOT_NUMBERS[entry.dtype]})")
             continue
         _check(name, entry, shards)
         result[name] = entry
@@ -148,22 +201,45 @@ def _read_index(data: bytes) -> tuple[int, dict[str, _Entry], tuple[str, ...]]:
         raise Flaw("the index holds no tensors")
     more = f" and {len(ignored) - 8} more" if len(ignored) > 8 else ""
     notes = (f"ignored entries that are no numbers: {', '.join(ignored[:8])}{more}",) if ignored else ()
-    return shards, result, notes
+    return shards, result, graph, notes
+
+
+def _checked_graph(entry: _Entry, shards: int) -> _Entry:
+    if entry.size > _tf_objects.LIMIT:
+        raise Flaw(f"its object graph takes {entry.size} bytes; the limit is {_tf_objects.LIMIT}")
+    if not 0 <= entry.shard < shards:
+        raise Flaw(f"the object graph is in data file {entry.shard} of {shards}")
+    return entry
 
 
 def _check(name: str, entry: _Entry, shards: int) -> None:
     label = f"tensor {shown(name)!r}"
-    if entry.dtype not in _DTYPES:
-        raise Flaw(
-            f"{label}: element type {entry.dtype} of TensorFlow is not known; known: {', '.join(_DTYPES.values())}"
-        )
-    if len(entry.shape) > 32 or any(not 0 <= size < 2**63 for size in entry.shape):
-        raise Flaw(f"{label}: impossible shape {shown(entry.shape)}")
-    needed = math.prod(entry.shape) * _dtypes.ITEMSIZE[_DTYPES[entry.dtype]]
+    needed = bytes_of(label, entry.dtype, entry.shape)
     if needed != entry.size:
         raise Flaw(f"{label}: shape {shown(entry.shape)} takes {needed} bytes, the index gives {entry.size}")
     if not 0 <= entry.shard < shards:
         raise Flaw(f"{label}: it is in data file {entry.shard} of {shards}")
+
+
+def _renamed(entries: dict[str, _Entry], names: dict[str, str]) -> tuple[dict[str, _Entry], tuple[str, ...]]:
+    """Return the tensors by the names of their variables, where those are unique, and notes of what was done."""
+    originals = {(names.get(key), e.content()) for key, e in entries.items() if not key.startswith(_COPIES)}
+    kept = {
+        key: entry
+        for key, entry in entries.items()
+        if not (key.startswith(_COPIES) and key in names and (names[key], entry.content()) in originals)
+    }
+    times = Counter(names[key] for key in kept if key in names)
+    unique = {key: name for key, name in names.items() if times[name] == 1 and name not in kept}
+    result = {unique.get(key, key): entry for key, entry in kept.items()}
+    notes = []
+    if changed := sum(key in unique for key in kept):
+        notes.append(f"tensors called by the names of their variables, not by their keys in the file: {changed}")
+    if copies := len(entries) - len(kept):
+        notes.append(
+            f"tensors under {_COPIES} left out, which the file holds twice with equal names and check sums: {copies}"
+        )
+    return result, tuple(notes)
 
 
 def _header(data: Bytes) -> int:
@@ -184,7 +260,7 @@ def _entry(data: Bytes) -> _Entry:
         if field == 1:
             entry.dtype = number
         elif field == 2:
-            entry.shape = tuple(_dimension(inner) for kind, _, inner in fields(payload) if kind == 2)
+            entry.shape = shape_of(payload)
         elif field == 3:
             entry.shard = number
         elif field == 4:
@@ -196,10 +272,3 @@ def _entry(data: Bytes) -> _Entry:
         elif field == 7:
             entry.sliced = True
     return entry
-
-
-def _dimension(data: Bytes) -> int:
-    size = 0
-    for field, number, _ in fields(data):
-        size = number if field == 1 else size
-    return size

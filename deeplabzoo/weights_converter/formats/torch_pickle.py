@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from deeplabzoo.weights_converter.formats import _dtypes
+from deeplabzoo.weights_converter.formats import _dtypes, _zip
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile, as_dtype
+from deeplabzoo.weights_converter.formats._facts import plain_entries
 from deeplabzoo.weights_converter.formats._guard import Flaw, head, reading, shown
+from deeplabzoo.weights_converter.formats._state_dicts import find_tensors
 from deeplabzoo.weights_converter.formats._torch_writer import NAME, STORAGES, write
-from deeplabzoo.weights_converter.formats.pickle_values import ArrayStub, checked_shape, find_tensors, plain_names
+from deeplabzoo.weights_converter.formats.pickle_values import ArrayStub, checked_shape, plain_names
 from deeplabzoo.weights_converter.formats.restricted_pickle import Buildable, Callee, Inert, Machine
 
 __all__ = ["NAME", "read", "sniff", "write"]
@@ -151,17 +153,18 @@ def sniff(path: Path) -> bool:
         return True
     if not start.startswith(b"PK\x03\x04"):
         return False
-    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
-        return any(_is_pickle(name) for name in archive.namelist())
-    return b"/data.pkl" in start  # a truncated archive has no list; torch writes the pickle first
+    names = _zip.names(path)
+    # A truncated archive has no list; torch writes the pickle first.
+    return any(map(_is_pickle, names)) if names else b"/data.pkl" in start
 
 
 def read(path: Path) -> Checkpoint:
     """Read a .pth file.
 
     Order is that of the dictionary in the file. Tensors keep their strides, so they are contiguous where the module
-    that made them had them so. A dictionary wrapped in another (`state_dict`, `model`...) is found, and `module.` and
-    `_orig_mod.` are stripped where all names have them; `notes` says so.
+    that made them had them so. A dictionary wrapped in another (`state_dict`, `model`...) is found, and prefixes such as
+    `module.` are stripped where all names have them; `notes` says so. Plain data beside the tensors (epoch, best score,
+    the `meta` of mmsegmentation) are `facts["meta"]`.
 
     Raises:
         FormatError: damaged, or it wants something executed; also on access of a tensor (check sum of its storage).
@@ -169,18 +172,20 @@ def read(path: Path) -> Checkpoint:
     with reading(path, NAME):
         file = MappedFile(path)
         top, offset_of = _read_legacy(file) if head(path).startswith(_LEGACY) else _read_zip(file)
-        tensors, notes = find_tensors(top, lambda value: isinstance(value, _Tensor | ArrayStub))
+        found = find_tensors(top, lambda value: isinstance(value, _Tensor | ArrayStub))
+        meta = plain_entries(found.beside, file)
 
         def load(tensor: _Tensor | ArrayStub) -> Array:
             if isinstance(tensor, ArrayStub):
                 return tensor.load(file)
             return tensor.load(file, offset_of(tensor.storage))
 
-        for tensor in tensors.values():
+        for tensor in found.tensors.values():
             if isinstance(tensor, _Tensor):
                 offset_of(tensor.storage, check=False)
-        loaders = {name: lambda tensor=tensor: load(tensor) for name, tensor in tensors.items()}
-        return Checkpoint(LazyTensors(path, NAME, loaders), NAME, notes=tuple(notes))
+        loaders = {name: lambda tensor=tensor: load(tensor) for name, tensor in found.tensors.items()}
+        facts = {"meta": meta} if meta else {}
+        return Checkpoint(LazyTensors(path, NAME, loaders), NAME, notes=tuple(found.notes), facts=facts)
 
 
 def _is_pickle(name: str) -> bool:
@@ -210,10 +215,7 @@ class _Offset:
 
 
 def _read_zip(file: MappedFile) -> tuple[Any, _Offset]:
-    with zipfile.ZipFile(file.path) as archive:
-        entries = {info.filename: info for info in archive.infolist()}
-        if len(entries) != len(archive.infolist()):
-            raise Flaw("the archive holds a name twice")
+    entries = _zip.directory(file.path)
     pickles = [name for name in entries if _is_pickle(name)]
     if len(pickles) != 1:
         raise Flaw(f"the archive holds {len(pickles)} pickles called data.pkl; expected one")
@@ -221,7 +223,8 @@ def _read_zip(file: MappedFile) -> tuple[Any, _Offset]:
     if any(name.startswith(f"{root}code/") for name in entries):
         raise Flaw("a TorchScript archive, which holds code; save the module's state dict instead")
     if f"{root}byteorder" in entries:
-        order = file.piece(*_place(file, entries[f"{root}byteorder"])[:2]).tobytes()
+        offset, length, _ = _place(file, entries[f"{root}byteorder"])
+        order = file.piece(offset, length).tobytes()
         if order != b"little":
             raise Flaw(f"byte order {shown(order)}; expected little: save it again on a little-endian machine")
     offset, length, checksum = _place(file, entries[pickles[0]])
@@ -238,16 +241,10 @@ def _read_zip(file: MappedFile) -> tuple[Any, _Offset]:
 
 def _place(file: MappedFile, info: zipfile.ZipInfo) -> tuple[int, int, int | None]:
     """Return offset, length and check sum (None where torch was told not to compute any) of an entry's bytes."""
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
-        raise Flaw(f"entry {shown(info.filename)!r} is compressed or encrypted, which torch never does; save it again")
-    local = file.piece(info.header_offset, 30).tobytes()
-    if local[:4] != b"PK\x03\x04":
-        raise Flaw(f"damaged archive: entry {shown(info.filename)!r} is not where it should be")
-    name_length, extra_length = struct.unpack("<HH", local[26:30])
-    offset = info.header_offset + 30 + name_length + extra_length
-    if offset + info.file_size > file.size:
-        raise Flaw(f"truncated: entry {shown(info.filename)!r} ends after the file does")
-    return offset, info.file_size, info.CRC or None
+    entry = _zip.place(file, info)
+    if entry.deflated:
+        raise Flaw(f"entry {shown(info.filename)!r} is compressed, which torch never does; save it again")
+    return entry.offset, entry.size, entry.checksum
 
 
 def _read_legacy(file: MappedFile) -> tuple[Any, _Offset]:

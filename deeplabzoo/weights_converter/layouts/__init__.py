@@ -1,20 +1,34 @@
-"""Layouts: what the tensor names of a public project mean. One declarative table a project.
-
-`LAYOUTS` holds them in the order in which they are tried.
-"""
+"""Layouts: what the tensor names of a public project mean. One declarative table a project."""
 
 from __future__ import annotations
 
 from deeplabzoo.errors import LayoutError, unknown
 from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.layouts.base import Entry, Layout, Reading
+from deeplabzoo.weights_converter.layouts.bubbliiiing import BubbliiiingLayout
+from deeplabzoo.weights_converter.layouts.hugging_face import HuggingFaceLayout
+from deeplabzoo.weights_converter.layouts.jfzhang95 import Jfzhang95Layout
+from deeplabzoo.weights_converter.layouts.kazuto import KazutoLayout
+from deeplabzoo.weights_converter.layouts.keras_ports import BonlimeLayout, RyanCCCLayout
+from deeplabzoo.weights_converter.layouts.kerashub import KerasHubLayout
+from deeplabzoo.weights_converter.layouts.mmseg import MMSegLayout
 from deeplabzoo.weights_converter.layouts.own import OwnLayout
+from deeplabzoo.weights_converter.layouts.paddleseg import PaddleSegLayout
+from deeplabzoo.weights_converter.layouts.smp import SMPLayout, SMPTimmLayout
 from deeplabzoo.weights_converter.layouts.tensorflow import TensorFlowLayout
 from deeplabzoo.weights_converter.layouts.torchvision import TorchvisionLayout
+from deeplabzoo.weights_converter.layouts.vainf import VainFLayout
 
 __all__ = ["LAYOUTS", "Entry", "Layout", "Reading", "detect_layout", "get_layout"]
 
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (OwnLayout(), TorchvisionLayout(), TensorFlowLayout())}
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        OwnLayout(), TorchvisionLayout(), SMPLayout(), SMPTimmLayout(), PaddleSegLayout(), TensorFlowLayout(),
+        KerasHubLayout(), BonlimeLayout(), RyanCCCLayout(), VainFLayout(), Jfzhang95Layout(), BubbliiiingLayout(),
+        MMSegLayout(), KazutoLayout(), HuggingFaceLayout(),
+    )
+}  # fmt: skip
 
 
 def get_layout(name: str) -> Layout:
@@ -28,14 +42,21 @@ def detect_layout(checkpoint: Checkpoint) -> tuple[Layout, str]:
     """The layout that the tensor names show, and the evidence.
 
     Raises:
-        LayoutError: none fits; says why each one failed.
+        LayoutError: none fits, or several do.
     """
+    found: list[tuple[Layout, str]] = []
     reasons = []
     for layout in LAYOUTS.values():
         try:
-            return layout, layout.recognise(checkpoint)
+            found.append((layout, layout.recognise(checkpoint)))
         except LayoutError as error:
             reasons.append(f"{layout.name}: {error}")
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LayoutError(
+            f"the names fit {' and '.join(layout.name for layout, _ in found)} alike: say which with --from-layout"
+        )
     raise LayoutError(
         f"the layout of {len(checkpoint.tensors)} tensors can't be told; tried {'; '.join(reasons)}; "
         "name it with --from-layout if one of these should fit"

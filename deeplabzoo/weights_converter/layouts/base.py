@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.ops import BatchNorm
@@ -24,19 +27,21 @@ class Entry:
     """One line of a layout's table.
 
     Attributes:
-        foreign: name in the file.
-        canonical: name in our weights.
+        foreign: name in the file. Two lines may give one canonical tensor, where a project stores it twice.
+        canonical: name in our weights; empty for a tensor that the project's files have and no network uses.
         transform: how the one becomes the other.
+        spare: makes the tensor that is written where `canonical` is empty and none was kept from the source.
     """
 
     foreign: str
     canonical: str
     transform: Transform = IDENTITY
+    spare: Callable[[], np.ndarray] | None = None
 
     @property
     def optional(self) -> bool:
-        """Counters may be absent on either side."""
-        return self.canonical.endswith(f".{COUNTER}")
+        """Counters, and tensors that nothing uses, may be absent on either side."""
+        return not self.canonical or self.canonical.endswith(f".{COUNTER}")
 
 
 @dataclass(frozen=True)
@@ -71,23 +76,43 @@ class Layout(ABC):
         """The spec the tensors belong to; `LayoutError` where they contradict the layout."""
 
     @abstractmethod
-    def entries(self, spec: ArchSpec, file_format: str) -> list[Entry]:
-        """The table for a spec, in the file's own order; `LayoutError` where the layout has no such network."""
+    def entries(self, spec: ArchSpec, file_format: str, names: Collection[str] = ()) -> list[Entry]:
+        """The table for a spec, in the file's own order; `LayoutError` where the layout has no such network.
+
+        Args:
+            spec: the network.
+            file_format: format of the file.
+            names: of the tensors of the file at hand, for projects whose files differ in their names.
+        """
+
+    def prepared(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """The tensors to which the table applies, where a project keeps them in pieces (Caffe's batch norm)."""
+        return tensors
+
+    def filled(self, spec: ArchSpec) -> Mapping[str, tuple[np.ndarray, str]]:
+        """Canonical tensors that no file of this layout holds, each with the reason for its values (TFLite)."""
+        del spec
+        return {}
 
     def ignored(self, foreign: str) -> str | None:
         """Why a tensor of the file is left out, or none where it has no reason to be."""
         del foreign
         return None
 
-    def card(self, spec: ArchSpec) -> Card:
-        """Published preprocessing and class names."""
-        del spec
+    def card(self, spec: ArchSpec, facts: Mapping[str, Any]) -> Card:
+        """Published preprocessing and class names; `facts` are those of the checkpoint."""
+        del spec, facts
         return Card()
 
     def differences(self, spec: ArchSpec) -> list[str]:
         """Fields in which a spec computes something else than the project's own class with the same tensor names."""
         del spec
         return []
+
+    def config(self, spec: ArchSpec) -> Mapping[str, Any] | None:
+        """What a hub folder's `config.json` says of the network, or none where the project has no such folders."""
+        del spec
+        return None
 
 
 def with_counters(spec: ArchSpec, entries: list[Entry], rename: Mapping[str, str]) -> list[Entry]:
@@ -99,7 +124,7 @@ def with_counters(spec: ArchSpec, entries: list[Entry], rename: Mapping[str, str
     made = []
     for entry in entries:
         made.append(entry)
-        node, suffix = entry.canonical.rsplit(".", 1)
+        node, _, suffix = entry.canonical.rpartition(".")
         if node in norms and suffix == "running_var":
             made.append(Entry(f"{rename[node]}.{COUNTER}", f"{node}.{COUNTER}"))
     return made
@@ -145,3 +170,8 @@ def described(data: Mapping[str, object], prefix: str = "") -> list[str]:
         else:
             lines.append(f"{prefix}{key} = {value}")
     return sorted(lines)
+
+
+def hollow(shape: tuple[int, ...]) -> np.ndarray:
+    """A view of that shape without memory of its own, where only the shape is wanted."""
+    return np.broadcast_to(np.zeros((), np.float32), shape)

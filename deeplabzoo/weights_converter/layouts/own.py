@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+import re
+from collections.abc import Collection
 
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.ops import Conv2d
@@ -15,6 +16,7 @@ from deeplabzoo.weights_converter.layouts.base import (
     Layout,
     Reading,
     described,
+    hollow,
     shapes_of,
     with_counters,
 )
@@ -22,6 +24,7 @@ from deeplabzoo.weights_converter.layouts.own_shapes import scores_name, told_op
 from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
 
 _PADDLE = {"running_mean": "_mean", "running_var": "_variance"}
+_FLAT = re.compile(r"layers/[^/]+/vars/\d+|(optimizer|_trainable).*")
 _KERAS_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -30,13 +33,13 @@ class OwnLayout(Layout):
 
     name = "deeplabzoo"
     title = "DeepLabZoo's own names, in each framework's idiom"
-    writes = ("safetensors", "torch", "paddle", "keras-h5")
+    writes = ("safetensors", "torch", "paddle", "keras-h5", "npz")
 
     def recognise(self, checkpoint: Checkpoint) -> str:
         """Our name of the classifier, or Keras' positional paths."""
         if checkpoint.format == "keras-h5":
-            if not any(name.startswith("layers/conv2d") for name in checkpoint.tensors):
-                raise LayoutError("no Keras path 'layers/conv2d...'")
+            if nested := next((name for name in checkpoint.tensors if not _FLAT.fullmatch(name)), None):
+                raise LayoutError(f"{nested!r} is no path of a plain model, 'layers/conv2d.../vars/0'")
             ours = ("classifier__conv", "classifier__branch1")
             if checkpoint.labels and not any(label in ours for label in checkpoint.labels.values()):
                 raise LayoutError(f"no Keras layer named {' or '.join(map(repr, ours))}")
@@ -66,8 +69,9 @@ class OwnLayout(Layout):
         assumed = [line for line in described(spec.to_dict()) if line.split(" = ")[0] not in named]
         return Reading(spec, tuple(line for line in described(spec.to_dict()) if line not in assumed), tuple(assumed))
 
-    def entries(self, spec: ArchSpec, file_format: str) -> list[Entry]:
+    def entries(self, spec: ArchSpec, file_format: str, names: Collection[str] = ()) -> list[Entry]:
         """Identical names; `_mean` and `_variance` for Paddle; paths and HWIO kernels for Keras."""
+        del names
         graph = build_graph(spec)
         if file_format == "keras-h5":
             paths = keras_variable_paths(graph)
@@ -113,10 +117,6 @@ def _canonical_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
         if len(shape) == 4:
             transform = depthwise(shape[2]) if "depthwise" in group else HWIO
             # Shapes are all that is wanted here, so a view without memory of its own does.
-            shape = transform.forward(_hollow(shape)).shape
+            shape = transform.forward(hollow(shape)).shape
         canonical[f"{node}.{suffix}"] = shape
     return canonical
-
-
-def _hollow(shape: tuple[int, ...]) -> np.ndarray:
-    return np.broadcast_to(np.zeros((), np.float32), shape)

@@ -1,136 +1,151 @@
-"""tensorflow/models research/deeplab on MobileNetV2: slim's variable names.
+"""tensorflow/models research/deeplab: slim's variable names, on MobileNetV2, Xception and ResNet.
 
-Source: tensorflow/models, research/deeplab/model.py and core/feature_extractor.py, research/slim/nets/mobilenet
-(Apache-2.0). Names of the head (`image_pooling`, `aspp0`, ...) stand at the top level, not under the backbone's scope.
+Source: tensorflow/models, research/deeplab/model.py and core/{feature_extractor,xception,resnet_v1_beta}.py,
+research/slim/nets/mobilenet (Apache-2.0). Names of the head (`image_pooling`, `aspp0`, ...) stand at the top level, not
+under the backbone's scope.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Callable, Iterable
+from functools import partial
 
-from deeplabzoo.core.architectures import build_graph
-from deeplabzoo.core.backbones import MobileNetV2
-from deeplabzoo.core.graph import Node
-from deeplabzoo.core.ops import Conv2d
+from deeplabzoo.core.backbones import MobileNetV2, ResNet
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
-from deeplabzoo.weights_converter.canonical import Card
 from deeplabzoo.weights_converter.formats import Checkpoint
-from deeplabzoo.weights_converter.layouts.base import (
-    Entry,
-    Layout,
-    Reading,
-    described,
-    dimension,
-    require,
-    require_same_tensors,
-    shapes_of,
+from deeplabzoo.weights_converter.layouts.rules import Move, Rule, TableLayout, units
+from deeplabzoo.weights_converter.layouts.torch_names import block_number
+from deeplabzoo.zoo.presets import tensorflow
+
+_UNIT = ("", "/BatchNorm")
+_STRANGERS = ("MobilenetV3", "nas_backbone", "xception_65_dpc", "merge_branch")
+
+
+def _expanded(match: re.Match[str]) -> str:
+    """The first block has no number."""
+    number = block_number(match) - 1
+    return f"MobilenetV2/expanded_conv{f'_{number}' if number else ''}/{match[3]}"
+
+
+def _expanded_bn(match: re.Match[str]) -> str:
+    return f"{_expanded(match)}/BatchNorm"
+
+
+_PART = r"backbone\.stage(\d)\.block(\d+)\.(expand|depthwise|project)"
+_MOBILENET: tuple[Rule, ...] = (
+    *units(r"backbone\.stem", "MobilenetV2/Conv", *_UNIT),
+    (rf"{_PART}\.conv", _expanded),
+    (rf"{_PART}\.bn", _expanded_bn),
 )
-from deeplabzoo.weights_converter.layouts.widths import find_width
-from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
-from deeplabzoo.zoo.presets.tensorflow import HEAD_EPSILON, template
 
-_STAGE_STARTS = (0, 1, 3, 6, 10, 13, 16)
-"""Number of the first `expanded_conv` of each of MobileNetV2's seven stages."""
 
-_RULES: tuple[tuple[str, str], ...] = (
-    (r"backbone\.stem", "MobilenetV2/Conv"),
-    (r"backbone\.stage(\d)\.block(\d+)\.(expand|depthwise|project)", r"MobilenetV2/expanded_conv{\1,\2}/\3"),
-    (r"aspp\.image_pooling", "image_pooling"),
-    (r"aspp\.branch0", "aspp0"),
-    (r"aspp\.branch(\d+)\.(depthwise|pointwise)", r"aspp\1_\2"),
-    (r"aspp\.branch(\d+)", r"aspp\1"),
-    (r"aspp\.fusion", "concat_projection"),
-    (r"decoder\.low_level", "decoder/feature_projection0"),
-    (r"decoder\.conv(\d+)\.(depthwise|pointwise)", r"decoder/decoder_conv{\1}_\2"),
-    (r"decoder\.conv(\d+)", r"decoder/decoder_conv{\1}"),
-    (r"classifier", "logits/semantic"),
+def _xception(name: str) -> tuple[Rule, ...]:
+    scope = f"xception_{name.removeprefix('xception')}"
+    module = rf"{scope}/\1_flow/block\2/unit_1/xception_module"
+    middle = rf"{scope}/middle_flow/block1/unit_\1/xception_module"
+    return (
+        (r"backbone\.stem\.conv(\d)", rf"{scope}/entry_flow/conv1_\1"),
+        (r"backbone\.stem\.bn(\d)", rf"{scope}/entry_flow/conv1_\1/BatchNorm"),
+        *units(r"backbone\.(entry|exit)\.block(\d)\.shortcut", f"{module}/shortcut", *_UNIT),
+        *units(
+            r"backbone\.(entry|exit)\.block(\d)\.sep(\d)\.(depthwise|pointwise)",
+            rf"{module}/separable_conv\3_\4",
+            *_UNIT,
+        ),
+        *units(
+            r"backbone\.middle\.block(\d+)\.sep(\d)\.(depthwise|pointwise)", rf"{middle}/separable_conv\2_\3", *_UNIT
+        ),
+    )
+
+
+def _resnet(name: str) -> tuple[Rule, ...]:
+    """The beta variants have three convolutions at the root, and the same scope."""
+    scope = f"resnet_v1_{name.removeprefix('resnet')}"
+    unit = rf"{scope}/block\1/unit_\2/bottleneck_v1"
+    block = r"backbone\.stage(\d)\.block(\d+)"
+    return (
+        *units(r"backbone\.stem", f"{scope}/conv1", *_UNIT),
+        (r"backbone\.stem\.conv(\d)", rf"{scope}/conv1_\1"),
+        (r"backbone\.stem\.bn(\d)", rf"{scope}/conv1_\1/BatchNorm"),
+        *units(rf"{block}\.shortcut", f"{unit}/shortcut", *_UNIT),
+        (rf"{block}\.conv(\d)", rf"{unit}/conv\3"),
+        (rf"{block}\.bn(\d)", rf"{unit}/conv\3/BatchNorm"),
+    )
+
+
+HEAD: tuple[Rule, ...] = (
+    *units(r"aspp\.image_pooling", "image_pooling", *_UNIT),
+    *units(r"aspp\.branch(\d+)\.(depthwise|pointwise)", r"aspp\1_\2", *_UNIT),
+    *units(r"aspp\.branch(\d+)", r"aspp\1", *_UNIT),
+    *units(r"aspp\.fusion", "concat_projection", *_UNIT),
+    *units(r"decoder\.low_level", "decoder/feature_projection0", *_UNIT),
+    *units(r"decoder\.conv(\d+)\.(depthwise|pointwise)", r"decoder/decoder_conv{\1}_\2", *_UNIT),
+    *units(r"decoder\.conv(\d+)", r"decoder/decoder_conv{\1}", *_UNIT),
+    (r"classifier\.conv", "logits/semantic"),
 )
-"""Canonical group that holds `conv` (and `bn`) -> slim's scope. {stage,block} and {n} are renumbered from 0."""
-
-_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-
-_ORDER = ("image_pooling", "conv1x1", "atrous")
 
 
-class TensorFlowLayout(Layout):
-    """Variable names of TensorFlow's DeepLab on MobileNetV2."""
+def backbone_rules(spec: ArchSpec) -> tuple[Rule, ...]:
+    """By backbone."""
+    backbone = spec.backbone
+    if isinstance(backbone, MobileNetV2):
+        return _MOBILENET
+    return _resnet(backbone.name) if isinstance(backbone, ResNet) else _xception(backbone.name)
+
+
+def _branches() -> Iterable[tuple[tuple[str, ...], bool]]:
+    """Flags of the training script: whether to pool, to have atrous branches, to have a decoder."""
+    orders = (
+        ("image_pooling", "conv1x1"),
+        ("image_pooling", "conv1x1", "atrous"),
+        ("conv1x1", "atrous"),
+        ("conv1x1",),
+    )
+    return itertools.product(orders, (False, True))
+
+
+def _with_flags(make: Callable[[], ArchSpec], order: tuple[str, ...], *, decoder: bool) -> ArchSpec:
+    """A network of a preset with another set of branches, with or without its decoder."""
+    spec = make()
+    aspp = spec.required_aspp
+    rates = aspp.rates if "atrous" in order else ()
+    changes = {"aspp": aspp.replace(order=order, rates=rates)}
+    return spec.replace(**changes) if decoder else spec.replace(arch="v3", decoder=None, **changes)
+
+
+class TensorFlowLayout(TableLayout):
+    """Variable names of TensorFlow's DeepLab."""
 
     name = "tensorflow"
-    title = "tensorflow/models research/deeplab, mobilenet_v2"
-    writes = ("safetensors",)
+    title = "tensorflow/models research/deeplab"
+    writes = ("tf-checkpoint", "safetensors", "npz")
+    presets = tuple(preset for preset in tensorflow.PRESETS if ".tf" in preset.name)
+    others = (
+        *(partial(tensorflow.template, order=order, decoder=decoder) for order, decoder in _branches()),
+        *(
+            partial(_with_flags, preset.make, order, decoder=decoder)
+            for preset in tensorflow.PRESETS
+            if ".tf" in preset.name and "mobilenet" not in preset.name
+            for order, decoder in _branches()
+        ),
+    )
+    marks = (("logits/semantic/weights", "aspp0/weights"),)
+    spelling = "slim"
+    moves = (Move("image_pooling/", before="aspp0/"),)
 
     def recognise(self, checkpoint: Checkpoint) -> str:
-        """Slim's names of the stem and the logits."""
-        names = checkpoint.tensors
-        for other in ("xception_", "resnet_v1_", "MobilenetV3"):
-            if found := next((name for name in names if name.startswith(other)), None):
-                raise LayoutError(f"{found!r} belongs to a backbone that this version does not have")
-        needed = ("MobilenetV2/Conv/weights", "logits/semantic/weights")
-        require(names, *needed)
-        return f"has {', '.join(needed)}"
+        """Slim's names of the logits, and no backbone or head that this version does not have."""
+        for other in _STRANGERS:
+            if found := next((name for name in checkpoint.tensors if name.startswith(other)), None):
+                raise LayoutError(f"{found!r} belongs to a network that this version does not have")
+        return super().recognise(checkpoint)
 
-    def read_spec(self, checkpoint: Checkpoint) -> Reading:
-        """Width, classes, atrous branches and decoder from the tensors; the stride of the published graphs is 8."""
-        shapes = shapes_of(checkpoint)
-        branches = sorted(
-            int(m[1]) for name in shapes if (m := re.fullmatch(r"aspp([1-9]\d*)_depthwise/.*ights", name))
-        )
-        if branches and branches != [1, 2, 3]:
-            raise LayoutError(f"atrous branches {branches}: expected none or 1, 2 and 3")
-        order = [
-            part
-            for part, scope in (("image_pooling", "image_pooling"), ("conv1x1", "aspp0"), ("atrous", "aspp1_depthwise"))
-            if any(name.startswith(f"{scope}/") for name in shapes)
-        ]
-        require(shapes, "aspp0/weights", "concat_projection/weights")
-        decoder = any(name.startswith("decoder/") for name in shapes)
-        kernels = {
-            "backbone.stem.conv.weight": dimension(shapes, "MobilenetV2/Conv/weights", 3),
-            **{
-                f"backbone.stage{stage}.block1.project.conv.weight": dimension(
-                    shapes, f"{_expanded(stage, 1)}/project/weights", 3
-                )
-                for stage in range(1, 8)
-            },
-        }
-        width, divisor = find_width(kernels)
-        spec = template(
-            num_classes=dimension(shapes, "logits/semantic/weights", 3),
-            width=width,
-            divisor=divisor,
-            order=tuple(order),
-            decoder=decoder,
-            in_channels=dimension(shapes, "MobilenetV2/Conv/weights", 2),
-            channels=dimension(shapes, "aspp0/weights", 3),
-        )
-        told = (
-            f"arch = {spec.arch}",
-            f"backbone.width = {width:g}",
-            f"num_classes = {spec.num_classes}",
-            f"aspp.order = {order}",
-        )
-        assumed = {
-            "output_stride": spec.output_stride,
-            "aspp.rates": list(spec.rates),
-            "backbone.first_block_dilation": "previous",
-            "backbone.padding": "same",
-            "backbone.epsilon": 1e-3,
-            "aspp.epsilon": HEAD_EPSILON,
-            "output.align_corners": True,
-        }
-        return Reading(spec, told, tuple(described(assumed)))
-
-    def entries(self, spec: ArchSpec, file_format: str) -> list[Entry]:
-        """Rename node by node, kernels HWIO and HWCM."""
-        del file_format
-        self._require_published(spec)
-        return [
-            Entry(foreign, canonical, transform)
-            for node in build_graph(spec).nodes
-            for canonical in node.parameters()
-            for foreign, transform in [_foreign(node, canonical.rsplit(".", 1)[1])]
-        ]
+    def rules(self, spec: ArchSpec) -> Iterable[Rule]:
+        """By backbone."""
+        return (*backbone_rules(spec), *HEAD)
 
     def ignored(self, foreign: str) -> str | None:
         """Training state is not part of the network."""
@@ -138,61 +153,9 @@ class TensorFlowLayout(Layout):
             return "optimizer slot"
         return "step counter" if foreign == "global_step" else None
 
-    def card(self, spec: ArchSpec) -> Card:
-        """RGB in [-1, 1], padded to 513; VOC's classes where there are 21."""
-        from deeplabzoo.inference.colours import VOC_CLASSES
-        from deeplabzoo.inference.preprocessing import TF_DEEPLAB
+    def classes(self, count: int) -> tuple[str, ...]:
+        """VOC, Cityscapes, or ADE20K with its background first."""
+        from deeplabzoo.inference.classes import ADE20K_CLASSES, CITYSCAPES_CLASSES
 
-        return Card(TF_DEEPLAB.to_dict(), VOC_CLASSES if spec.num_classes == 21 else ())
-
-    def differences(self, spec: ArchSpec) -> list[str]:
-        """Everything but what the tensors tell, and the stride, which TF leaves to the user."""
-        ours, theirs = described(spec.to_dict()), described(_published(spec).to_dict())
-        free = ("output_stride", "aspp.rates", "output.size", "output.values", "aspp.dropout")
-        return [line for line in ours if line not in theirs and not line.startswith(free)]
-
-    def _require_published(self, spec: ArchSpec) -> None:
-        if not isinstance(spec.backbone, MobileNetV2) or spec.aspp is None:
-            raise LayoutError(f"{self.title} has no {spec.title}; use --to-layout deeplabzoo")
-        order = tuple(branch for branch in _ORDER if branch in spec.aspp.order)
-        if spec.aspp.order != order:  # the same tensors, but other columns of the fusion
-            raise LayoutError(f"aspp.order = {list(spec.aspp.order)}: TF has {list(order)}; use --to-layout deeplabzoo")
-        require_same_tensors(spec, _published(spec), self.title)
-
-
-def _published(spec: ArchSpec) -> ArchSpec:
-    """TF's own network with what the tensors of `spec` tell."""
-    backbone = spec.backbone if isinstance(spec.backbone, MobileNetV2) else MobileNetV2(name="mobilenet_v2")
-    return template(
-        num_classes=spec.num_classes,
-        width=backbone.width,
-        divisor=backbone.depth_divisor,
-        order=spec.required_aspp.order,
-        decoder=spec.decoder is not None,
-        in_channels=spec.in_channels,
-        channels=spec.required_aspp.channels,
-    )
-
-
-def _expanded(stage: int, block: int) -> str:
-    number = _STAGE_STARTS[stage - 1] + block - 1
-    return "MobilenetV2/expanded_conv" + (f"_{number}" if number else "")
-
-
-def _foreign(node: Node, suffix: str) -> tuple[str, Transform]:
-    group, leaf = node.name.rsplit(".", 1)
-    for pattern, target in _RULES:
-        if match := re.fullmatch(pattern, group):
-            scope = match.expand(target)
-            break
-    else:
-        raise LayoutError(f"TF's mobilenet_v2 has no counterpart of {node.name!r}; use --to-layout deeplabzoo")
-    scope = re.sub(r"MobilenetV2/expanded_conv\{(\d+),(\d+)\}", lambda m: _expanded(int(m[1]), int(m[2])), scope)
-    scope = re.sub(r"\{(\d+)\}", lambda m: str(int(m[1]) - 1), scope)
-    if leaf == "bn":
-        return f"{scope}/BatchNorm/{_NORM[suffix]}", IDENTITY
-    if suffix == "bias":
-        return f"{scope}/biases", IDENTITY
-    if isinstance(node.op, Conv2d) and node.op.depthwise:
-        return f"{scope}/depthwise_weights", depthwise(node.op.in_channels)
-    return f"{scope}/weights", HWIO
+        known = {len(CITYSCAPES_CLASSES): CITYSCAPES_CLASSES, len(ADE20K_CLASSES) + 1: ("background", *ADE20K_CLASSES)}
+        return known.get(count) or super().classes(count)

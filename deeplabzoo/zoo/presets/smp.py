@@ -28,7 +28,7 @@ def template(arch: str, encoder: str, num_classes: int = 21, *, timm: bool = Fal
     backbone: Table = {"name": encoder}
     low_level = "stage1"
     if encoder == "xception65":
-        backbone |= {"momentum": 0.9}
+        backbone |= {"momentum": 0.9, "exact_epsilon": True}
         low_level = "entry.block2.relu3"  # TF's point is the one before this ReLU
     else:
         backbone |= {"first_block_dilation": "previous" if timm else "full"}

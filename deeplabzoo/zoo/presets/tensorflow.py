@@ -149,7 +149,7 @@ def _hugging_face() -> ArchSpec:
     spec = template()
     # transformers gives its batch norms 0.997 as PyTorch's momentum, which is the share of the NEW statistic.
     return spec.replace(
-        backbone=spec.backbone.replace(momentum=0.003),
+        backbone=spec.backbone.replace(momentum=0.003, exact_epsilon=True),
         aspp=spec.required_aspp.replace(dropout=0.8, dropout_channels=True, momentum=0.003),
         output=spec.output.replace(size="feature", align_corners=False),
     )

@@ -25,7 +25,8 @@ def template(backbone: str, num_classes: int, *, aux: bool, channels: tuple[int,
     mobile = backbone == "mobilenet_v3_large"
     return make_spec(
         "v3",
-        backbone=backbone,
+        # torchvision gives its MobileNetV3 an epsilon of 1e-3, which PyTorch adds as a double.
+        backbone={"name": backbone, "exact_epsilon": True} if mobile else backbone,
         output_stride=16 if mobile else 8,
         num_classes=num_classes,
         in_channels=in_channels,

@@ -1,0 +1,144 @@
+"""Finding the dictionary of tensors among what training scripts keep in one file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from deeplabzoo.weights_converter.formats._guard import Flaw, shown
+from deeplabzoo.weights_converter.formats.restricted_pickle import Buildable, Inert, View
+
+# In the order of asking. Of the second kind is a running average of the network: taken where nothing else is there.
+_WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
+_AVERAGES = (
+    "ema", "model_ema", "ema_model", "state_dict_ema", "ema_state_dict", "model_state_dict_ema",
+    "ema_model_state_dict", "params_ema",
+)  # fmt: skip
+# DataParallel, torch.compile, LightningModule and such, and AveragedModel under the same names.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "ema_model.", "model_ema.", "ema.")
+_RIVALS = {"student", "teacher"}
+_DEPTH = 4
+# State of the training, of no use to who only wants the network: key contains one of these.
+_TRAINING = ("optim", "sched", "scaler", "callbacks", "loops", "rng_state", "message_hub")
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The network in a file.
+
+    Attributes:
+        tensors: name -> tensor in the file's order.
+        notes: what was stripped, chosen or ignored.
+        beside: what else the file says, but for the state of the training: entries of the dictionaries that the tensors
+            were in, those of one called `meta` among them.
+    """
+
+    tensors: dict[str, Any]
+    notes: list[str]
+    beside: dict[Any, Any]
+
+
+def find_tensors(top: Any, is_tensor: Callable[[Any], bool]) -> Found:
+    """Find the dictionary of tensors in what a pickle holds, and strip the prefixes that wrappers leave.
+
+    A prefix is stripped only where every tensor has it. Where the file holds a network and a running average of it
+    (`model` and `model_ema`), the network is taken and a note says what was not.
+
+    Args:
+        top: the pickle's value.
+        is_tensor: tells a tensor from anything else.
+
+    Raises:
+        Flaw: there is none, names clash, or there are several and none is the obvious one.
+    """
+    notes: list[str] = []
+    beside: dict[Any, Any] = {}
+    found = top
+    for _ in range(_DEPTH):
+        if not isinstance(found, dict):
+            raise Flaw(f"holds a {_kind(found)}; expected a dictionary name -> tensor")
+        inner = _networks(found, _WRAPPERS, is_tensor) + _networks(found, _AVERAGES, is_tensor)
+        if not inner or _count(found, is_tensor) > _count(found[inner[0]], is_tensor):
+            break
+        notes.append(f"tensors found under {inner[0]!r}")
+        rest = {key: value for key, value in found.items() if key != inner[0]}
+        others = [key for key in inner[1:] if found[key] is not found[inner[0]]]
+        if others:
+            notes.append(
+                f"another network left out, found under {', '.join(map(repr, others))}: save it alone to have it read"
+            )
+        _set_aside(rest, others, notes, beside)
+        found = found[inner[0]]
+    tensors = {key: value for key, value in found.items() if is_tensor(value)}
+    if not tensors:
+        listed = list(found.items())[:20]  # a file may hold a million dictionaries
+        others = [shown(key) for key, value in listed if isinstance(value, dict) and _holds(value, is_tensor)]
+        where = f"; there are some under {', '.join(others)}: save the one you want alone" if others else ""
+        raise Flaw(f"holds no tensors at its top, nor under {', '.join(_WRAPPERS)}{where}")
+    for key in tensors:
+        if not isinstance(key, str):
+            raise Flaw(f"a tensor is called {shown(key)}, a {type(key).__name__}; expected text")
+    _set_aside({key: value for key, value in found.items() if key not in tensors}, (), notes, beside)
+    return Found(_strip_prefixes(tensors, notes), notes, beside)
+
+
+def _networks(entries: dict[Any, Any], names: Iterable[str], is_tensor: Callable[[Any], bool]) -> list[str]:
+    return [name for name in names if isinstance(entries.get(name), dict) and _holds(entries[name], is_tensor)]
+
+
+def _strip_prefixes(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    for _ in range(_DEPTH):
+        tensors = _one_network(tensors, notes)
+        for prefix in _PREFIXES:
+            if all(name.startswith(prefix) and name != prefix for name in tensors):
+                tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+                notes.append(f"{prefix!r} prefix removed")
+    return tensors
+
+
+def _one_network(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Leave out a running average whose tensors lie among the network's, and how often it was averaged."""
+    heads = {name.partition(".")[0] for name in tensors}
+    if heads >= _RIVALS:
+        raise Flaw(f"holds several networks, {' and '.join(sorted(_RIVALS))}; save the one you want alone")
+    averages = heads & set(_AVERAGES)
+    if averages and heads - averages:
+        notes.append(f"another network left out: the tensors called {', '.join(f'{a}.*' for a in sorted(averages))}")
+        tensors = {name: value for name, value in tensors.items() if name.partition(".")[0] not in averages}
+    if {name.partition(".")[0] for name in tensors} == {"module", "n_averaged"} and "n_averaged" in tensors:
+        notes.append("ignored 'n_averaged', torch's count of averaged models")
+        tensors = {name: value for name, value in tensors.items() if name != "n_averaged"}
+    return tensors
+
+
+def _set_aside(entries: dict[Any, Any], networks: Iterable[str], notes: list[str], beside: dict[Any, Any]) -> None:
+    """Note what is ignored, and keep it where it may say something of the network."""
+    ignored = {key: value for key, value in entries.items() if key not in networks}
+    if ignored:
+        listed = [f"{shown(key)} ({_kind(value)})" for key, value in list(ignored.items())[:8]]
+        more = f" and {len(ignored) - 8} more" if len(ignored) > 8 else ""
+        notes.append(f"ignored entries that are no tensors of the model: {', '.join(listed)}{more}")
+    for key, value in ignored.items():
+        if key == "meta" and isinstance(value, dict):
+            beside.update(value)
+        elif not isinstance(key, str) or not any(word in key.lower() for word in _TRAINING):
+            beside[key] = value
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Inert):
+        return value.name
+    if isinstance(value, View):
+        return "str" if value.text else "bytes"
+    return "tensor" if isinstance(value, Buildable) else type(value).__name__
+
+
+def _count(value: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> int:
+    return sum(map(is_tensor, value.values()))
+
+
+def _holds(value: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
+    """Tell whether a dictionary holds tensors, itself or in a wrapper right inside it."""
+    wrapped = (value.get(key) for key in _WRAPPERS)
+    return _count(value, is_tensor) > 0 or any(isinstance(w, dict) and _count(w, is_tensor) > 0 for w in wrapped)

@@ -1,0 +1,110 @@
+"""Hugging Face transformers: `MobileNetV2ForSemanticSegmentation`.
+
+Source: huggingface/transformers, models/mobilenet_v2/modeling_mobilenet_v2.py (Apache-2.0), names as in its
+`state_dict()`. The classifier's 1x1 of 1280 channels is in its files though segmentation never uses it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from deeplabzoo.core.backbones import MobileNetV2
+from deeplabzoo.core.backbones.mobilenet_v2 import divisible
+from deeplabzoo.core.spec import ArchSpec
+from deeplabzoo.weights_converter.layouts.base import Entry
+from deeplabzoo.weights_converter.layouts.rules import Move, Rule, TableLayout, units
+from deeplabzoo.weights_converter.layouts.torch_names import block_number
+from deeplabzoo.zoo.presets import tensorflow
+
+_UNIT = (".convolution", ".normalization")
+_PARTS = {"expand": "expand_1x1", "depthwise": "conv_3x3", "project": "reduce_1x1"}
+_DEAD = "mobilenet_v2.conv_1x1"
+_LAST = 1280
+
+
+def _block(place: str) -> Callable[[re.Match[str]], str]:
+    def name(match: re.Match[str]) -> str:
+        number = block_number(match)
+        where = "conv_stem" if number == 1 else f"layer.{number - 2}"
+        return f"mobilenet_v2.{where}.{_PARTS[match[3]]}{place}"
+
+    return name
+
+
+_PART = r"backbone\.stage(\d)\.block(\d+)\.(expand|depthwise|project)"
+_RULES: tuple[Rule, ...] = (
+    *units(r"backbone\.stem", "mobilenet_v2.conv_stem.first_conv", *_UNIT),
+    (rf"{_PART}\.conv", _block(_UNIT[0])),
+    (rf"{_PART}\.bn", _block(_UNIT[1])),
+    *units(r"aspp\.image_pooling", "segmentation_head.conv_pool", *_UNIT),
+    *units(r"aspp\.branch0", "segmentation_head.conv_aspp", *_UNIT),
+    *units(r"aspp\.fusion", "segmentation_head.conv_projection", *_UNIT),
+    (r"classifier\.conv", "segmentation_head.classifier.convolution"),
+)
+
+
+class HuggingFaceLayout(TableLayout):
+    """Tensor names of transformers' MobileNetV2."""
+
+    name = "hf"
+    title = "transformers MobileNetV2ForSemanticSegmentation"
+    writes = ("torch", "safetensors", "npz", "hub-folder")
+    presets = tuple(preset for preset in tensorflow.PRESETS if preset.name.endswith(".hf"))
+    marks = (
+        ("mobilenet_v2.conv_stem.first_conv.convolution.weight", "segmentation_head.classifier.convolution.weight"),
+    )
+
+    moves = (Move(r"(segmentation_head\.)conv_pool\."),)
+
+    def rules(self, spec: ArchSpec) -> Iterable[Rule]:
+        """One network at any width."""
+        del spec
+        return _RULES
+
+    def unused(self, spec: ArchSpec) -> tuple[str, list[Entry]]:
+        """A 1x1 convolution of 1280 channels and its batch norm; neutral where the source had none."""
+        backbone = spec.backbone
+        if not isinstance(backbone, MobileNetV2):
+            return "", []
+        # transformers keeps 1280 at widths below 1, as the paper does.
+        count = divisible(_LAST * max(1.0, backbone.width), 8)
+        inputs = backbone.scaled(320)
+        parts: list[tuple[str, tuple[int, ...], float]] = [
+            (f"{_DEAD}.convolution.weight", (count, inputs, 1, 1), 0.0),
+            *((f"{_DEAD}.normalization.{suffix}", (count,), value) for suffix, value in (
+                ("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0),
+            )),
+        ]  # fmt: skip
+        made = [Entry(name, "", spare=partial(np.full, shape, value, np.float32)) for name, shape, value in parts]
+        made.append(Entry(f"{_DEAD}.normalization.num_batches_tracked", "", spare=partial(np.zeros, (), np.int64)))
+        return "mobilenet_v2.", made
+
+    def config(self, spec: ArchSpec) -> Mapping[str, Any]:
+        """The fields of transformers' `MobileNetV2Config` that the network depends on."""
+        backbone = spec.backbone
+        divisor = backbone.depth_divisor if isinstance(backbone, MobileNetV2) else 8
+        return {
+            "architectures": ["MobileNetV2ForSemanticSegmentation"],
+            "model_type": "mobilenet_v2",
+            "num_channels": spec.in_channels,
+            "depth_multiplier": backbone.width,
+            "depth_divisible_by": divisor,
+            "min_depth": 8,
+            "expand_ratio": 6.0,
+            "output_stride": spec.output_stride,
+            "first_layer_is_expansion": True,
+            "finegrained_output": True,
+            "hidden_act": "relu6",
+            "tf_padding": True,
+            "classifier_dropout_prob": spec.required_aspp.dropout,
+            "initializer_range": 0.02,
+            "layer_norm_eps": 0.001,
+            "semantic_loss_ignore_index": 255,
+            "id2label": {str(n): f"LABEL_{n}" for n in range(spec.num_classes)},
+            "label2id": {f"LABEL_{n}": n for n in range(spec.num_classes)},
+        }
