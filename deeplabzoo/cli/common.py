@@ -154,6 +154,97 @@ def spec_options(
     return read_spec(spec_file)[0], options
 
 
+LAYOUT_NAMES = (
+    "deeplabzoo", "torchvision", "smp", "smp-timm", "paddleseg", "tensorflow", "kerashub", "bonlime", "ryanccc",
+    "vainf", "jfzhang95", "bubbliiiing", "mmseg", "kazuto", "hf",
+)  # fmt: skip
+"""Written out for the help's sake, as above; a test holds them against the library's."""
+
+
+class LayoutType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
+    """Name of a layout, with a near match where it is wrong."""
+
+    name = "layout"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check the name."""
+        if value not in LAYOUT_NAMES:
+            self.fail(unknown("layout", value, LAYOUT_NAMES), param, ctx)
+        return str(value)
+
+
+class FieldType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
+    """FIELD=VALUE, the value as in a spec file."""
+
+    name = "field"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        """Parse; which fields and values are legal is for the library to say."""
+        if isinstance(value, tuple):
+            return value
+        field, sign, text = str(value).partition("=")
+        if not sign or not field.strip():
+            self.fail(f"{value!r}: expected FIELD=VALUE, such as output.align_corners=true", param, ctx)
+        import tomllib
+
+        try:
+            return field.strip(), tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return field.strip(), text.strip()  # a word without quotes
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Shown in the help."""
+        return "FIELD=VALUE"
+
+
+LAYOUT = LayoutType()
+
+
+def reading_options(function: Function) -> Function:
+    """How a file is read where its tensors do not tell; read them with `reading_arguments`."""
+    options = (
+        click.option(
+            "--from-layout",
+            type=LAYOUT,
+            metavar="LAYOUT",
+            help=f"Whose names the file has; told from the names by default. One of {', '.join(LAYOUT_NAMES)}.",
+        ),
+        click.option(
+            "--spec", "spec_file", type=PATH, help="Spec of the file, where you know it better than the file."
+        ),
+        click.option("--preset", help="Model of `deeplabzoo list` to take for what no tensor tells."),
+        click.option(
+            "--set",
+            "changes",
+            type=FieldType(),
+            multiple=True,
+            help="Another value for a field that no tensor tells, such as output.align_corners=true; repeatable.",
+        ),
+        click.option("--output-stride", type=int, help="Take the network at another output stride: 8, 16 or 32."),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def reading_arguments(
+    from_layout: str | None,
+    spec_file: Path | None,
+    preset: str | None,
+    changes: tuple[tuple[str, Any], ...],
+    output_stride: int | None,
+) -> dict[str, Any]:
+    """Arguments of `weights_converter.convert.read_source` that were given, but the layout."""
+    from deeplabzoo.core.spec import read_spec
+
+    return {
+        "spec": read_spec(spec_file)[0] if spec_file else None,
+        "preset": preset,
+        "changes": {name: tuple(value) if isinstance(value, list) else value for name, value in changes},
+        "output_stride": output_stride,
+    }
+
+
 def inference_options(function: Function) -> Function:
     """How a photo is shown to the network and what follows; read them with `predictor_options`."""
     options = (

@@ -143,6 +143,7 @@ def read_source(
     if found is not None:
         found[1].check(found[0])
     known, evidence = (get_layout(layout), "named by the caller") if layout else detect_layout(checkpoint)
+    known = known.bound(checkpoint)
     reading = _reading(known, checkpoint, spec, found, preset)
     spec = changed_fields(reading.spec, changes) if changes else reading.spec
     changed = spec if output_stride in (None, spec.output_stride) else spec.at_output_stride(output_stride or 0)

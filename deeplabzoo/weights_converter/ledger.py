@@ -141,6 +141,8 @@ def to_foreign(
     Raises:
         LayoutError: the layout has no such network, or is not written in this format.
     """
+    if not layout.writes:
+        raise LayoutError(f"layout {layout.name} can only be read; use --to-layout deeplabzoo")
     if file_format not in layout.writes:
         raise LayoutError(
             f"layout {layout.name} is not written as {file_format}: expected {' or '.join(layout.writes)}"

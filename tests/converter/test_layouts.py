@@ -68,7 +68,7 @@ def test_tensorflow_ignores_training_state_and_nothing_else():
     read = read_source({**tensors, **extra})
     left = {row.foreign: row.transform for row in read.ledger if not row.canonical}
     assert set(left) == set(extra)
-    assert left["global_step"] == "left out: step counter"
+    assert left["global_step"] == "kept aside: no network uses it"
     assert left["MobilenetV2/Conv/weights/Momentum"] == "left out: optimizer slot"
     with pytest.raises(LayoutError, match="1 unexpected: MobilenetV2/Conv/bias"):
         read_source({**tensors, "MobilenetV2/Conv/bias": np.zeros(8)})

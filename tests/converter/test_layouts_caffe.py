@@ -11,6 +11,7 @@ from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.spec import ArchSpec, make_spec
 from deeplabzoo.core.weights import check_weights, seeded_weights
 from deeplabzoo.errors import LayoutError
+from deeplabzoo.weights_converter.convert import read_source
 from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.layouts.base import hollow
 from deeplabzoo.weights_converter.layouts.caffe import CaffeLayout
@@ -92,6 +93,8 @@ def test_statistics_are_divided_by_the_third_blob(small):
     for name, array in taken.weights.items():
         assert array.dtype == np.float32
         assert np.array_equal(array, weights[name]), name
+    read = read_source(given)
+    assert (read.layout, read.model.spec) == ("caffe", small)
     rows = {row.foreign: (row.transform, row.canonical) for row in taken.rows}
     assert rows["bn_conv1/1"] == ("divided by the layer's third blob", "backbone.stem.bn.running_var")
     assert rows["bn_conv1/2"] == ("left out: the factor by which mean and variance were divided", "")

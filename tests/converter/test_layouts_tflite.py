@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from deeplabzoo.inference.images import read_image, read_mask
 from deeplabzoo.inference.metrics import Scores, confusion
 from deeplabzoo.inference.preprocessing import Preprocessing
 from deeplabzoo.weights_converter import formats
+from deeplabzoo.weights_converter.convert import convert, read_source
 from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.layouts.tflite import TFLiteLayout
 from deeplabzoo.weights_converter.ledger import Taken, to_canonical
@@ -174,6 +176,18 @@ def test_other_files_are_refused(checkpoint):
         LAYOUT.entries(template(width=0.5), "tflite")
 
 
+def test_in_and_out_by_one_command(file, checkpoint, tmp_path):
+    done = convert(file, tmp_path / "model.safetensors")
+    assert (done.source.layout, done.source.format) == ("tflite", "tflite")
+    back = read_source(tmp_path / "model.safetensors").model
+    assert digests(back.weights) == digests(take(checkpoint).weights)
+    assert back.card.provenance["assumed"] == "aspp.epsilon = 1e-05; backbone.epsilon = 0.001"
+    with pytest.raises(LayoutError, match="layout tflite can only be read"):
+        convert(tmp_path / "model.safetensors", tmp_path / "model.pth", to_layout="tflite")
+    with pytest.raises(LayoutError, match="the file is safetensors"):
+        read_source(tmp_path / "model.safetensors", layout="tflite")
+
+
 INTERPRETER = """
 import os, sys
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -206,6 +220,8 @@ def photos(data) -> tuple[np.ndarray, list[np.ndarray]]:
 @pytest.fixture(scope="module")
 def interpreted(file, photos, tmp_path_factory) -> np.ndarray:
     """Logits of TensorFlow Lite's own interpreter."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("tensorflow is not installed")
     folder = tmp_path_factory.mktemp("interpreter")
     np.save(folder / "images.npy", photos[0])
     python(INTERPRETER, file, folder / "images.npy", folder / "logits.npy")

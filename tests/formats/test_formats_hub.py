@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,10 @@ def folder(path: Path, *, config: Any = CONFIG) -> Path:
     path.mkdir()
     (path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     return path
+
+
+def listing(path: Path) -> list[str]:
+    return sorted(item.name for item in path.iterdir())
 
 
 def sharded(path: Path, weight_map: Any = None, suffix: str = "safetensors") -> Path:
@@ -171,12 +174,12 @@ def test_what_is_written_is_read_back(tmp_path):
     formats.write(tmp_path / "hub", sample(), format="hub-folder", metadata={"config": text})
     formats.write(f"{tmp_path}/slash/", sample(), metadata={"config": text})
     for name in ("hub", "slash"):
-        assert sorted(os.listdir(tmp_path / name)) == ["config.json", "model.safetensors"]
+        assert listing(tmp_path / name) == ["config.json", "model.safetensors"]
         assert (tmp_path / name / "config.json").read_text() == text
         checkpoint = formats.read(tmp_path / name)
         same(sample(), checkpoint.tensors, ordered=False)
         assert checkpoint.metadata == {"format": "pt"}
-    assert sorted(os.listdir(tmp_path)) == ["hub", "slash"]
+    assert listing(tmp_path) == ["hub", "slash"]
     assert formats.format_of_suffix("x/") == "hub-folder"
 
 
@@ -202,8 +205,8 @@ def test_only_a_hub_folder_is_replaced_and_only_when_forced(tmp_path):
             write(tmp_path / name, force=True)
     with pytest.raises(OutputError, match="make it first"):
         write(tmp_path / "none/hub")
-    assert sorted(os.listdir(tmp_path)) == ["file", "hub", "link", "mine"]
-    assert sorted(os.listdir(tmp_path / "hub")) == ["README.md", "config.json", "model.safetensors"]
+    assert listing(tmp_path) == ["file", "hub", "link", "mine"]
+    assert listing(tmp_path / "hub") == ["README.md", "config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +224,7 @@ def test_a_failure_leaves_nothing_and_keeps_what_was_there(tmp_path, tensors, me
     for name in ("new", "old"):
         with pytest.raises(OutputError, match=said):
             formats.write(tmp_path / name, tensors, format="hub-folder", metadata=metadata, force=True)
-    assert os.listdir(tmp_path) == ["old"]
+    assert listing(tmp_path) == ["old"]
     same(ONE, formats.read(tmp_path / "old").tensors, ordered=False)
 
 
@@ -237,7 +240,7 @@ def test_a_disk_that_fails_while_the_name_is_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(OutputError, match="No space left"):
         formats.write(tmp_path / "hub", ONE, format="hub-folder", metadata={"config": '{"a": 1}'}, force=True)
-    assert os.listdir(tmp_path) == ["hub"]
+    assert listing(tmp_path) == ["hub"]
     assert formats.read(tmp_path / "hub").facts == {"config": {}}
 
 

@@ -147,7 +147,7 @@ def test_a_name_twice(tmp_path):
         warnings.simplefilter("ignore")
         packed.writestr("a.npy", npy(np.ones(1)))
         packed.writestr("a.npy", npy(np.zeros(1)))
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match="holds a name twice"):
         formats.read(tmp_path / "x.npz")
 
 

@@ -32,7 +32,7 @@ from deeplabzoo.weights_converter.formats import (
     torch_pickle,
 )
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint
-from deeplabzoo.weights_converter.formats._guard import existing_file, head, reading
+from deeplabzoo.weights_converter.formats._guard import Flaw, existing_file, head, reading
 
 __all__ = ["FORMATS", "Checkpoint", "detect", "format_of_suffix", "outputs", "read", "write"]
 
@@ -204,9 +204,10 @@ def _describe(path: Path) -> str:
 
 
 def _describe_zip(path: Path) -> str:
-    names = _zip.names(path)
-    return (
-        f"it is a zip archive without data.pkl, of {len(names)} entries"
-        if names
-        else "it is a zip archive, damaged or truncated"
-    )
+    try:
+        count = len(_zip.directory(path))
+    except Flaw as flaw:
+        return f"it is a zip archive, and {flaw}"
+    except Exception:  # zipfile raises almost anything for a damaged archive
+        return "it is a zip archive, damaged or truncated"
+    return f"it is a zip archive without data.pkl, of {count} entries"

@@ -6,6 +6,7 @@ from deeplabzoo.errors import LayoutError, unknown
 from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.layouts.base import Entry, Layout, Reading
 from deeplabzoo.weights_converter.layouts.bubbliiiing import BubbliiiingLayout
+from deeplabzoo.weights_converter.layouts.caffe import CaffeLayout
 from deeplabzoo.weights_converter.layouts.hugging_face import HuggingFaceLayout
 from deeplabzoo.weights_converter.layouts.jfzhang95 import Jfzhang95Layout
 from deeplabzoo.weights_converter.layouts.kazuto import KazutoLayout
@@ -16,6 +17,7 @@ from deeplabzoo.weights_converter.layouts.own import OwnLayout
 from deeplabzoo.weights_converter.layouts.paddleseg import PaddleSegLayout
 from deeplabzoo.weights_converter.layouts.smp import SMPLayout, SMPTimmLayout
 from deeplabzoo.weights_converter.layouts.tensorflow import TensorFlowLayout
+from deeplabzoo.weights_converter.layouts.tflite import TFLiteLayout
 from deeplabzoo.weights_converter.layouts.torchvision import TorchvisionLayout
 from deeplabzoo.weights_converter.layouts.vainf import VainFLayout
 
@@ -26,7 +28,7 @@ LAYOUTS: dict[str, Layout] = {
     for layout in (
         OwnLayout(), TorchvisionLayout(), SMPLayout(), SMPTimmLayout(), PaddleSegLayout(), TensorFlowLayout(),
         KerasHubLayout(), BonlimeLayout(), RyanCCCLayout(), VainFLayout(), Jfzhang95Layout(), BubbliiiingLayout(),
-        MMSegLayout(), KazutoLayout(), HuggingFaceLayout(),
+        MMSegLayout(), KazutoLayout(), HuggingFaceLayout(), CaffeLayout(), TFLiteLayout(),
     )
 }  # fmt: skip
 

@@ -85,6 +85,15 @@ class Layout(ABC):
             names: of the tensors of the file at hand, for projects whose files differ in their names.
         """
 
+    def bound(self, checkpoint: Checkpoint) -> Layout:
+        """The layout for one file, where the table is that file's own affair (TFLite); itself otherwise.
+
+        Raises:
+            LayoutError: such a table can't be made from this file.
+        """
+        del checkpoint
+        return self
+
     def prepared(self, tensors: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """The tensors to which the table applies, where a project keeps them in pieces (Caffe's batch norm)."""
         return tensors

@@ -25,6 +25,13 @@ _TRAINING = ("dropout", "dropout_channels", "momentum")
 """Fields that do not change what a trained network answers."""
 
 
+_MOOT = (
+    "output.values = logits", "output.resize = logits", "backbone.exact_epsilon = False",
+    "backbone.stem_padding = like_others",
+)  # fmt: skip
+"""What nobody expects to be otherwise, so that saying it would only hide the rest."""
+
+
 def fitted(spec: ArchSpec, shapes: Shapes) -> ArchSpec:
     """`spec` with the channel counts of canonical `shapes`; where a tensor is absent, its own stay.
 
@@ -78,8 +85,12 @@ def told(spec: ArchSpec) -> tuple[str, ...]:
 
 def assumed(spec: ArchSpec) -> tuple[str, ...]:
     """Fields of a fitted spec that no tensor tells, `field = value`: what the project's own class does."""
-    lines = described(spec.to_dict())
-    return tuple(line for line in lines if (field := line.split(" = ")[0]) not in _TOLD and not is_training(field))
+    moot = _MOOT if spec.aspp is None or spec.aspp.rates else (*_MOOT, "aspp.branch = ", "aspp.rates = ")
+    return tuple(
+        line
+        for line in described(spec.to_dict())
+        if (field := line.split(" = ")[0]) not in _TOLD and not is_training(field) and not line.startswith(moot)
+    )
 
 
 def is_training(field: str) -> bool:

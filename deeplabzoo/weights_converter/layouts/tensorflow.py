@@ -12,10 +12,13 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 
+import numpy as np
+
 from deeplabzoo.core.backbones import MobileNetV2, ResNet
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
 from deeplabzoo.weights_converter.formats import Checkpoint
+from deeplabzoo.weights_converter.layouts.base import Entry
 from deeplabzoo.weights_converter.layouts.rules import Move, Rule, TableLayout, units
 from deeplabzoo.weights_converter.layouts.torch_names import block_number
 from deeplabzoo.zoo.presets import tensorflow
@@ -138,6 +141,8 @@ class TensorFlowLayout(TableLayout):
 
     def recognise(self, checkpoint: Checkpoint) -> str:
         """Slim's names of the logits, and no backbone or head that this version does not have."""
+        if checkpoint.format == "tflite":
+            raise LayoutError("the names are its own, but batch norms are folded")
         for other in _STRANGERS:
             if found := next((name for name in checkpoint.tensors if name.startswith(other)), None):
                 raise LayoutError(f"{found!r} belongs to a network that this version does not have")
@@ -147,11 +152,16 @@ class TensorFlowLayout(TableLayout):
         """By backbone."""
         return (*backbone_rules(spec), *HEAD)
 
+    def unused(self, spec: ArchSpec) -> tuple[str, list[Entry]]:
+        """The step counter, which TensorFlow's own scripts want to restore."""
+        del spec
+        return "", [Entry("global_step", "", spare=partial(np.zeros, (), np.int64))]
+
     def ignored(self, foreign: str) -> str | None:
         """Training state is not part of the network."""
         if foreign.rsplit("/", 1)[-1] in ("Momentum", "Adam", "Adam_1", "RMSProp", "ExponentialMovingAverage"):
             return "optimizer slot"
-        return "step counter" if foreign == "global_step" else None
+        return None
 
     def classes(self, count: int) -> tuple[str, ...]:
         """VOC, Cityscapes, or ADE20K with its background first."""

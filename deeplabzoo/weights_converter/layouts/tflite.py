@@ -16,7 +16,7 @@ import numpy as np
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.ops import BatchNorm, Conv2d
 from deeplabzoo.core.spec import ArchSpec
-from deeplabzoo.errors import LayoutError
+from deeplabzoo.errors import LayoutError, SpecError
 from deeplabzoo.weights_converter.canonical import Card
 from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.layouts import tflite_walk
@@ -45,7 +45,8 @@ class TFLiteLayout(Layout):
         self._checkpoint = checkpoint
 
     def bound(self, checkpoint: Checkpoint) -> Layout:
-        """The layout of that file."""
+        """The layout of that file; `LayoutError` where it is not one of TensorFlow Lite."""
+        self.recognise(checkpoint)
         return TFLiteLayout(checkpoint)
 
     def recognise(self, checkpoint: Checkpoint) -> str:
@@ -128,15 +129,18 @@ def _candidates(checkpoint: Checkpoint) -> Iterator[ArchSpec]:
         channels[f"backbone.stage{stage}.block1.project.conv.weight"] = projections[number][0]
     width, divisor = find_width(channels, first=1)
     for order, decoder, stride in itertools.product(_ORDERS, (False, True), (8, 16, 32)):
-        spec = template(
-            num_classes=classifier[0],
-            width=width,
-            divisor=divisor,
-            order=order,
-            decoder=decoder,
-            in_channels=stem[3],
-            channels=classifier[3],
-            output_stride=stride,
-        )
+        try:
+            spec = template(
+                num_classes=classifier[0],
+                width=width,
+                divisor=divisor,
+                order=order,
+                decoder=decoder,
+                in_channels=stem[3],
+                channels=classifier[3],
+                output_stride=stride,
+            )
+        except SpecError as error:  # a kernel without channels
+            raise LayoutError(f"the kernels describe no network: {error}") from None
         if sum(isinstance(node.op, Conv2d) for node in build_graph(spec).nodes) == len(found):
             yield spec

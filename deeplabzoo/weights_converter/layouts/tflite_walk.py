@@ -201,14 +201,17 @@ class _Walk:
 
         def size(one: Operator) -> list[int]:
             name = self.origins.get(one["inputs"][1]) if len(one["inputs"]) == 2 else None
-            return [] if name is None else [int(number) for number in self.tensors[name].reshape(-1)[:2]]
+            if name is None or self.tensors[name].dtype.kind != "i":
+                return []
+            return [int(number) for number in self.tensors[name].reshape(-1)[:2]]
 
         def fits(one: Operator) -> bool:
             rule = (one["align_corners"], one["half_pixel_centers"])
             return source == (1, 1) or rule == ((True, False) if op.align_corners else (False, True))
 
-        while any(one["op"] == "RESIZE_BILINEAR" and one["inputs"][0] == value for one in self.left):
-            given = next(one for one in self.left if one["op"] == "RESIZE_BILINEAR" and one["inputs"][0] == value)
+        while given := next(
+            (o for o in self.left if o["op"] == "RESIZE_BILINEAR" and o["inputs"][:1] == [value]), None
+        ):
             to = size(given)
             if to not in (list(source), list(target)):
                 raise LayoutError(f"{node.name}: expected a resize of {value!r} to {list(target)}, found one to {to}")
