@@ -34,6 +34,11 @@ def check_output(path: Path, *, force: bool = False) -> None:
         raise OutputError(f"output {path}: folder {path.parent} can't be written; choose another")
 
 
+def reason(error: OSError) -> str:
+    """Return why the system refused, in its own words on one line: h5py adds addresses and breaks the line."""
+    return os.strerror(error.errno) if error.errno else " ".join(str(error).split())
+
+
 def make_folder(path: Path) -> None:
     """Make a folder for outputs, and those above it; `OutputError` where that can't be."""
     try:
@@ -60,7 +65,7 @@ def beside_then_rename(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         beside.replace(target)
     except OSError as error:
-        raise OutputError(f"output {path} can't be written: {error.strerror or error}") from error
+        raise OutputError(f"output {path} can't be written: {reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # the first failure is the one worth telling
             beside.unlink(missing_ok=True)

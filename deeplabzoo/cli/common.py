@@ -156,7 +156,7 @@ def spec_options(
 
 LAYOUT_NAMES = (
     "deeplabzoo", "torchvision", "smp", "smp-timm", "paddleseg", "tensorflow", "kerashub", "bonlime", "ryanccc",
-    "vainf", "jfzhang95", "bubbliiiing", "mmseg", "kazuto", "hf",
+    "vainf", "jfzhang95", "bubbliiiing", "mmseg", "kazuto", "hf", "caffe", "tflite",
 )  # fmt: skip
 """Written out for the help's sake, as above; a test holds them against the library's."""
 

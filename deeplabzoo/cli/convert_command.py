@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @click.command("convert")
 @click.argument("source", type=PATH)
-@click.argument("dest", type=PATH, required=False)
+@click.argument("dest", type=click.Path(), required=False)
 @click.option(
     "--to", type=click.Choice(["torch", "paddle", "keras"]), help="Format to write where DEST's suffix does not say."
 )
@@ -62,7 +62,7 @@ def command(
     ctx: click.Context,
     /,
     source: Path,
-    dest: Path | None,
+    dest: str | None,
     to: str | None,
     to_layout: str,
     from_layout: str | None,

@@ -55,10 +55,13 @@ def check_weights(graph: Graph, weights: Weights) -> None:
     unexpected = sorted(weights.keys() - shapes.keys() - set(counters(graph)))
     wrong = []
     for name, shape in sorted(shapes.items()):
-        if name in weights and tuple(weights[name].shape) != shape:
-            wrong.append(f"{name} {tuple(weights[name].shape)}, expected {shape}")
-        elif name in weights and weights[name].dtype.kind not in _REAL:
-            wrong.append(f"{name} of {weights[name].dtype}, expected real numbers")
+        if name not in weights:
+            continue
+        array = weights[name]  # once: the mapping may be lazy
+        if tuple(array.shape) != shape:
+            wrong.append(f"{name} {tuple(array.shape)}, expected {shape}")
+        elif array.dtype.kind not in _REAL:
+            wrong.append(f"{name} of {array.dtype}, expected real numbers")
     if missing or unexpected or wrong:
         first = missing[:1] or wrong[:1] or unexpected[:1]
         raise WeightsError(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ def read_source(
 
 def write_model(
     model: Canonical,
-    path: Path,
+    path: str | Path,
     *,
     to: str | None = None,
     layout: str = "deeplabzoo",
@@ -192,7 +193,7 @@ def write_model(
 
     Args:
         model: what to write.
-        path: the file; its suffix chooses the format.
+        path: the file; its suffix chooses the format, a `/` at its end a folder for the hub.
         to: backend whose format to write, where the suffix does not say.
         layout: names to write.
         dtype: element type of all tensors but counters; as they are by default.
@@ -220,9 +221,9 @@ def write_model(
         check_dtype(dtype)
         tensors, rows, lost = cast(tensors, rows, dtype)
         notes += lost
-    beside = None if file_format == "safetensors" and own else sidecar_path(path)
+    beside = None if file_format == "safetensors" and own else sidecar_path(Path(path))
     if not dry_run:
-        check_output(path, force=force)
+        formats.check_outputs(path, format=file_format, force=force)
         if beside is not None:
             check_output(beside, force=force)
         text = b"" if beside is None else sidecar_text(model).encode()
@@ -255,7 +256,8 @@ def convert(
     Args:
         source: path of a checkpoint of any known format, foreign tensors by name, or a model of PyTorch, Paddle or
             Keras in memory.
-        dest: file to write; its suffix chooses the format. None reads only, or with a model and `to` builds.
+        dest: file to write; its suffix chooses the format, a `/` at its end a folder for the hub. None reads only, or
+            with a model and `to` builds.
         to: backend whose format to write (`torch`, `paddle`, `keras`), where the suffix does not say; without `dest`
             the backend that a model in memory is built in anew.
         from_layout: layout of the source; told from the names by default.
@@ -276,9 +278,10 @@ def convert(
         FormatError, LayoutError, SpecError, WeightsError, OutputError: one line each, nothing half-written.
         BackendError: a native model is asked for and its framework can't live in this process.
     """
-    if dest is not None and not dry_run:
-        output_format(Path(dest), to)
-        check_output(Path(dest), force=force)
+    if dest is not None:
+        chosen = output_format(dest, to)
+        if not dry_run:
+            formats.check_outputs(dest, format=chosen, force=force)
     if dtype is not None:
         check_dtype(dtype)
     builds = dest is None and to is not None and is_native(source)
@@ -297,9 +300,9 @@ def convert(
         return build(weights=read.model, backend=to or "", dtype=dtype or "float32")
     if dest is None:
         return Conversion(read, None, None, "", "", (), read.notes, {})
-    if isinstance(source, str | Path) and _same_file(Path(source), Path(dest)):
+    if isinstance(source, str | Path) and _same_file(Path(source), formats.outputs(dest, format=chosen)):
         raise LayoutError(f"source and output are the same file {dest}; give another output")
-    written = write_model(read.model, Path(dest), to=to, layout=to_layout, dtype=dtype, force=force, dry_run=dry_run)
+    written = write_model(read.model, dest, to=to, layout=to_layout, dtype=dtype, force=force, dry_run=dry_run)
     return Conversion(
         read,
         None if dry_run else Path(dest),
@@ -336,7 +339,7 @@ def changed_fields(spec: ArchSpec, changes: Mapping[str, Any]) -> ArchSpec:
     return made
 
 
-def output_format(path: Path, to: str | None) -> str:
+def output_format(path: str | Path, to: str | None) -> str:
     """Format of an output, by its suffix or the backend `to`.
 
     Raises:
@@ -348,11 +351,12 @@ def output_format(path: Path, to: str | None) -> str:
     if backend not in FORMAT_OF_BACKEND:
         raise FormatError(unknown("backend", to, FORMAT_OF_BACKEND))
     wanted = FORMAT_OF_BACKEND[backend]
-    if wanted == "keras-h5" and not path.name.endswith(SUFFIXES[wanted]):
-        raise FormatError(f"output {path.name}: Keras reads only files named *{SUFFIXES[wanted]}; name it so")
-    if any(path.name.endswith(suffix) for suffix in SUFFIXES.values()) and formats.format_of_suffix(path) != wanted:
+    name = Path(path).name
+    if wanted == "keras-h5" and not name.endswith(SUFFIXES[wanted]):
+        raise FormatError(f"output {name}: Keras reads only files named *{SUFFIXES[wanted]}; name it so")
+    if any(name.endswith(suffix) for suffix in SUFFIXES.values()) and formats.format_of_suffix(path) != wanted:
         raise FormatError(
-            f"output {path.name} has the suffix of {formats.format_of_suffix(path)}, but --to {to} writes {wanted}: "
+            f"output {name} has the suffix of {formats.format_of_suffix(path)}, but --to {to} writes {wanted}: "
             f"name it *{SUFFIXES[wanted]} or leave --to out"
         )
     return wanted
@@ -476,5 +480,7 @@ def _file_metadata(model: Canonical, layout: Layout, file_format: str) -> dict[s
     return None
 
 
-def _same_file(a: Path, b: Path) -> bool:
-    return a.exists() and b.exists() and a.samefile(b)
+def _same_file(source: Path, outputs: Sequence[Path]) -> bool:
+    """Whether a source is one of the outputs; the source may be the prefix of several files."""
+    sources = [source, *source.parent.glob(f"{glob.escape(source.name)}.*")] if source.name else [source]
+    return any(a.exists() and b.exists() and a.samefile(b) for a in sources for b in outputs)

@@ -1,7 +1,7 @@
 """Writes that are ended from outside, in a process that makes itself a copy for each of them.
 
-Run as a program: `formats_killer.py boundaries|moments|full FORMAT FOLDER [COUNT]`. It prints a JSON list of what a
-reader finds after each end: "old" or "new", or what was wrong.
+Run as a program: `formats_killer.py WHAT FOLDER NUMBER FORMAT ...`, where WHAT is one of the functions below. It prints
+by format what a reader finds after each end, "old" or "new", or what was said.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -28,7 +29,18 @@ SUFFIXES = {
     "safetensors": ".safetensors", "torch": ".pth", "paddle": ".pdparams", "keras-h5": ".weights.h5",
     "keras2-h5": ".h5", "npz": ".npz", "tf-checkpoint": ".ckpt", "hub-folder": "",
 }  # fmt: skip
-_CHANGES = ("open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "shutil.", "tensor", "fsync")
+_CHANGES = (
+    "open",
+    "os.rename",
+    "os.link",
+    "os.remove",
+    "os.mkdir",
+    "os.rmdir",
+    "os.truncate",
+    "shutil.",
+    "tensor",
+    "fsync",
+)
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -48,6 +60,9 @@ class Tensors(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(NAMES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in NAMES
 
 
 def write(path: Path, format: str, tensors: Mapping[str, np.ndarray]) -> None:
@@ -87,11 +102,15 @@ def ended(path: Path, format: str, end: Callable[[int], None]) -> bool:
     """
     copy = os.fork()
     if copy == 0:
-        end(0)
-        write(path, format, Tensors(2, lambda: sys.audit("tensor")))
-        os._exit(0)
+        try:
+            end(0)
+            write(path, format, Tensors(2, lambda: sys.audit("tensor")))
+            os._exit(0)
+        finally:
+            os._exit(1)
     end(copy)
     _, status = os.waitpid(copy, 0)
+    assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0
     return os.WIFSIGNALED(status)
 
 
@@ -167,20 +186,55 @@ def _after(path: Path, format: str) -> str:
     return result if found(path) == "new" else f"{result}, but not written again"
 
 
+def limited(format: str, folder: Path, _: int) -> list[str]:
+    """Write where no file may grow beyond some size, from nothing to a byte less than what is needed."""
+    path = _fresh(format, folder)
+    largest = max(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    results = []
+    for size in (0, 1, largest // 2, largest - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            results.append(_refused(path, format, Tensors(2)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    return results
+
+
 def full(format: str, folder: Path, size: int) -> list[str]:
-    """Write to a full disk: `folder` is a small one, on which a file of `size` numbers a tensor does not fit."""
+    """Write tensors of that many numbers in a disk that they do not fit in, which is mounted at `folder`."""
     path = folder / f"model{SUFFIXES[format]}"
     write(path, format, Tensors(1))
+    result = _refused(path, format, Tensors(2, size=size))
+    for file in folder.iterdir():
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    return [result]
+
+
+def readonly(format: str, folder: Path, _: int) -> list[str]:
+    """Write where nothing may be written."""
     try:
-        write(path, format, Tensors(2, size=size))
+        write(folder / f"model{SUFFIXES[format]}", format, Tensors(1))
     except OutputError as error:
-        said = str(error)
+        return [str(error)]
+    return ["it went well"]
+
+
+def _refused(path: Path, format: str, tensors: Tensors) -> str:
+    """What is said of a write that can't be, and what is found then."""
+    try:
+        write(path, format, tensors)
+    except OutputError as error:
+        said = str(error).removeprefix(f"output {path} can't be written: ")
     else:
         said = "it went well"
-    left = [item.name for item in folder.iterdir() if item.name.startswith(".")]
-    return [said, found(path), *strays(path, format), *left]
+    hidden = [item.name for item in path.parent.iterdir() if item.name.startswith(".")]
+    return "; ".join([said, found(path), *strays(path, format), *hidden])
 
 
 if __name__ == "__main__":
-    what, name, where, number = sys.argv[1:]
-    print(json.dumps({"boundaries": boundaries, "moments": moments, "full": full}[what](name, Path(where), int(number))))
+    what, where, number, *names = sys.argv[1:]
+    function = {"boundaries": boundaries, "moments": moments, "limited": limited, "full": full, "readonly": readonly}[
+        what
+    ]
+    print(json.dumps({name: function(name, Path(where), int(number)) for name in names}))

@@ -208,7 +208,9 @@ def _caffe(*, old: bool) -> bytes:
         layer = counted(3, "data") + counted(4, "conv") + number(5, 4) + counted(6, sizes + values)
         return counted(1, "a net") + counted(2, layer + counted(10, number(3, 2) + number(17, 2)))
     blob = counted(7, counted(1, packed(list(KERNEL.shape)))) + values
-    layer = counted(1, "conv") + counted(2, "Convolution") + counted(7, blob) + counted(106, number(3, 2) + number(18, 2))
+    layer = (
+        counted(1, "conv") + counted(2, "Convolution") + counted(7, blob) + counted(106, number(3, 2) + number(18, 2))
+    )
     norm = counted(1, "bn") + counted(2, "BatchNorm") + counted(139, fixed(3, 0.25))
     return counted(1, "a net") + counted(100, layer) + counted(100, norm)
 
@@ -253,7 +255,9 @@ def _targets(folder: Path) -> list[Target]:
     formats.write(folder / "m.ckpt", TENSORS)
     bundle = {path.name: path.read_bytes() for path in formats.outputs(folder / "m.ckpt")}
     data = bundle["m.ckpt.data-00000-of-00001"]
-    block = table_block([(key, value) for key, value in _leveldb.entries(bundle["m.ckpt.index"]) if key in (b"", b"a.w")])
+    block = table_block(
+        [(key, value) for key, value in _leveldb.entries(bundle["m.ckpt.index"]) if key in (b"", b"a.w")]
+    )
     compressed = varint(len(block)) + b"\xf0" + bytes([len(block) - 1]) + block
     graph = _graph()
     saved = {"s/saved_model.pb": b"\x08\x01" + counted(2, counted(1, number(1, 1)) + counted(2, graph))}

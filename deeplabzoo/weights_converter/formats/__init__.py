@@ -34,7 +34,7 @@ from deeplabzoo.weights_converter.formats import (
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint
 from deeplabzoo.weights_converter.formats._guard import Flaw, existing_file, head, reading
 
-__all__ = ["FORMATS", "Checkpoint", "detect", "format_of_suffix", "outputs", "read", "write"]
+__all__ = ["FORMATS", "Checkpoint", "check_outputs", "detect", "format_of_suffix", "outputs", "read", "write"]
 
 # In the order of asking: torch's old format is a pickle too, so Paddle comes after it.
 _MODULES: dict[str, ModuleType] = {
@@ -143,9 +143,7 @@ def write(
     names = list(tensors)
     if not names or not all(isinstance(key, str) and key for key in names):
         raise OutputError(f"output {path}: expected at least one tensor, and text for every name")
-    check = getattr(module, "check_output", check_output)
-    for file in outputs(path, format=module.NAME):
-        check(file, force=force)
+    check_outputs(path, format=module.NAME, force=force)
     in_place = getattr(module, "beside_then_in_place", beside_then_rename)
     with in_place(path) as beside:
         module.write(beside, tensors, metadata)
@@ -160,6 +158,17 @@ def outputs(path: str | os.PathLike[str], *, format: str | None = None) -> tuple
     path = Path(path)
     files: tuple[Path, ...] = module.outputs(path) if hasattr(module, "outputs") else (path,)
     return files
+
+
+def check_outputs(path: str | os.PathLike[str], *, format: str | None = None, force: bool = False) -> None:
+    """Raise what `write` would, before anything is made for it: `OutputError` where a file exists or can't be there.
+
+    Arguments are those of `write`.
+    """
+    module = _writer(path, format)
+    check = getattr(module, "check_output", check_output)
+    for file in outputs(path, format=module.NAME):
+        check(file, force=force)
 
 
 def _writer(path: str | os.PathLike[str], format: str | None) -> ModuleType:

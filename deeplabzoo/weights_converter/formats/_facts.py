@@ -30,7 +30,8 @@ def parse_config(data: bytes | str, what: str) -> dict[str, Any]:
     if len(data) > JSON_LIMIT:
         raise Flaw(f"{what} takes {len(data)} bytes; the limit is {JSON_LIMIT}")
     try:
-        value = json.loads(data)
+        # Given bytes, json would take UTF-16 and UTF-32 too.
+        value = json.loads(data if isinstance(data, str) else data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise Flaw(f"{what} is damaged: {shown(error)}; expected JSON") from error
     if not isinstance(value, dict):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from deeplabzoo.errors import OutputError
+from deeplabzoo.files import reason
 from deeplabzoo.weights_converter.formats import _dtypes, _leveldb
 from deeplabzoo.weights_converter.formats._checkpoint import Array
 from deeplabzoo.weights_converter.formats._crc32c import crc32c, mask
@@ -81,7 +82,7 @@ def beside_then_in_place(prefix: Path) -> Iterator[Path]:
         else:
             _place(beside, target)
     except OSError as error:
-        raise OutputError(f"output {prefix} can't be written: {error.strerror or error}") from error
+        raise OutputError(f"output {prefix} can't be written: {reason(error)}") from error
     finally:
         for file in (data_of(beside), index_of(beside), _detour_of(beside)):
             with contextlib.suppress(OSError):  # the first failure is the one worth telling

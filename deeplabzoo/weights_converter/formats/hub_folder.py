@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from deeplabzoo.errors import OutputError
+from deeplabzoo.files import reason
 from deeplabzoo.weights_converter.formats import safetensors, torch_pickle
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors
+from deeplabzoo.weights_converter.formats._exchange import exchange
 from deeplabzoo.weights_converter.formats._facts import JSON_LIMIT, parse_config
 from deeplabzoo.weights_converter.formats._guard import Flaw, head, reading, shown
 
@@ -109,7 +111,8 @@ def check_output(path: Path, *, force: bool = False) -> None:
 def beside_then_in_place(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path` to write to; on success it takes the name, on any failure it is removed.
 
-    A folder that it replaces is moved out of the way first, and removed last.
+    A folder that it replaces is exchanged with it in one step. Where the system can't do that, it is moved out of the
+    way first: a kill between these two leaves it under a hidden name.
 
     Raises:
         OutputError: the folder can't be written (full disk, no permission).
@@ -122,6 +125,8 @@ def beside_then_in_place(path: Path) -> Iterator[Path]:
             with item.open("rb") as file:
                 os.fsync(file.fileno())
         if path.exists():
+            if exchange(beside, path):
+                return
             path.rename(replaced)
         try:
             beside.rename(path)
@@ -130,7 +135,7 @@ def beside_then_in_place(path: Path) -> Iterator[Path]:
                 replaced.rename(path)
             raise
     except OSError as error:
-        raise OutputError(f"output {path} can't be written: {error.strerror or error}") from error
+        raise OutputError(f"output {path} can't be written: {reason(error)}") from error
     finally:
         for left in (beside, replaced):
             shutil.rmtree(left, ignore_errors=True)

@@ -17,6 +17,7 @@ from deeplabzoo.weights_converter.formats._facts import JSON_LIMIT, parse_config
 from deeplabzoo.weights_converter.formats._guard import Flaw, reading, shown
 from deeplabzoo.weights_converter.formats._hdf5 import address_of, check, is_keras2, load, opened, walk
 from deeplabzoo.weights_converter.formats._hdf5_text import Attributes
+from deeplabzoo.weights_converter.formats._hdf5_writer import created
 
 NAME = "keras2-h5"
 _TOP_LEVEL = "top_level_model_weights"  # weights of the model itself, which no list of layers names
@@ -108,7 +109,7 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
     """
     layers = _layers(tensors, metadata or {})
     try:
-        with h5py.File(path, "w") as file:
+        with created(path) as file:
             for key, value in _WRITER.items():
                 file.attrs[key] = np.bytes_(value)
             _write_names(file, "layer_names", [layer for layer in layers if layer != _TOP_LEVEL])

@@ -17,6 +17,7 @@ from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, 
 from deeplabzoo.weights_converter.formats._guard import Flaw, reading, shown
 from deeplabzoo.weights_converter.formats._hdf5 import address_of, check, is_hdf5, is_keras2, load, opened, walk
 from deeplabzoo.weights_converter.formats._hdf5_text import Attributes, Pieces
+from deeplabzoo.weights_converter.formats._hdf5_writer import created
 
 NAME = "keras-h5"
 
@@ -92,7 +93,7 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
                 f"tensor {shown(name)!r}: expected the path of a Keras variable, like layers/conv2d/vars/0"
             )
     try:
-        with h5py.File(path, "w") as file:
+        with created(path) as file:
             for layer, label in (metadata or {}).items():
                 file.require_group(f"{layer}/vars" if layer else "vars").attrs["name"] = label
             for name in tensors:
