@@ -65,6 +65,7 @@ def build(
     chosen.check_device(device)
     native = chosen.module("build").build(model.graph, dtype=dtype, device=device)
     chosen.module("weights").load_weights(native, {name: plain(array) for name, array in model.weights.items()})
+    native.spec = model.spec  # so that `convert` knows what no tensor tells
     return native
 
 

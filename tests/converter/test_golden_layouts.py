@@ -182,3 +182,11 @@ def test_bonlimes_custom_classifier(goldens):
     tensors = golden_cases.hollow_case(goldens, "bonlime_mobilenetv2")
     custom = {n.replace("logits_semantic", "custom_logits_semantic"): a for n, a in tensors.items()}
     assert read_source(custom).layout == "bonlime"
+    # Keras 3 calls a depthwise kernel like any other.
+    again = {n.replace("depthwise_kernel", "kernel"): a for n, a in custom.items()}
+    read = read_source(again)
+    assert read.layout == "bonlime"
+    back, _ = to_foreign(
+        read.model.weights, get_layout("bonlime"), read.model.spec, "keras2-h5", read.model.card.foreign
+    )
+    assert list(back) == list(again)

@@ -169,7 +169,9 @@ def test_vainf_v3_is_not_torchvision(torchvision_small):
 def test_naming_the_layout():
     tensors = foreign(lively(TF_SPECS["width 0.35"]), "tensorflow", "safetensors")
     assert read_source(tensors, layout="tensorflow").evidence == "named by the caller"
-    with pytest.raises(LayoutError, match=r"layout torchvision: .* of no network that torchvision deeplabv3 has here: the nearest, v3_"):
+    with pytest.raises(
+        LayoutError, match=r"layout torchvision: .* of no network that torchvision deeplabv3 has here: the nearest, v3_"
+    ):
         read_source(tensors, layout="torchvision")
     with pytest.raises(LayoutError, match=r"did you mean 'torchvision'"):
         read_source(tensors, layout="torchvison")
@@ -180,7 +182,9 @@ def test_layouts_say_what_they_can_not_hold(tmp_path, torchvision_small):
     for layout, suffix in (("torchvision", ".pth"), ("tensorflow", ".safetensors")):
         with pytest.raises(LayoutError, match="--to-layout deeplabzoo"):
             convert(foreign(lively(make_narrow_v3()), "deeplabzoo"), tmp_path / f"a{suffix}", to_layout=layout)
-    with pytest.raises(LayoutError, match="layout tensorflow is not written as torch: expected tf-checkpoint or safetensors"):
+    with pytest.raises(
+        LayoutError, match="layout tensorflow is not written as torch: expected tf-checkpoint or safetensors"
+    ):
         convert(foreign(plus, "deeplabzoo"), tmp_path / "a.pth", to_layout="tensorflow")
     with pytest.raises(LayoutError, match="not written as paddle"):
         convert(foreign(torchvision_small, "torchvision"), tmp_path / "a.pdparams", to_layout="torchvision")

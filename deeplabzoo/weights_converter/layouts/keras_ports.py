@@ -55,9 +55,13 @@ class BonlimeLayout(TableLayout):
         return ((r"classifier\.conv", self.last), *_flattened((*backbone_rules(spec), *HEAD)))
 
     def standard(self, names: Collection[str]) -> Mapping[str, str]:
-        """The classifier under its usual name."""
+        """The classifier under its usual name, and depthwise kernels under Keras 2's, where Keras 3 saved them."""
         found = {name: match for name in names if (match := re.fullmatch(rf"{self.custom}/(kernel|bias)", name))}
-        return {name: f"{self.last}/{match[1]}" for name, match in found.items()}
+        return {name: f"{self.last}/{match[1]}" for name, match in found.items()} | {
+            name: f"{name.removesuffix('/kernel')}/depthwise_kernel"
+            for name in names
+            if name.endswith("depthwise/kernel")
+        }
 
     def classes(self, count: int) -> tuple[str, ...]:
         """VOC or Cityscapes."""

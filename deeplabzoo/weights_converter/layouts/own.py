@@ -6,11 +6,12 @@ import re
 from collections.abc import Collection
 
 from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.core.graph import Node
 from deeplabzoo.core.ops import Conv2d
 from deeplabzoo.core.spec import ArchSpec, make_spec
 from deeplabzoo.errors import LayoutError, SpecError
 from deeplabzoo.weights_converter.formats import Checkpoint
-from deeplabzoo.weights_converter.keras_paths import keras_node_name, keras_variable_paths
+from deeplabzoo.weights_converter.keras_paths import keras_layer_name, keras_node_name, keras_variable_paths
 from deeplabzoo.weights_converter.layouts.base import (
     Entry,
     Layout,
@@ -21,10 +22,18 @@ from deeplabzoo.weights_converter.layouts.base import (
     with_counters,
 )
 from deeplabzoo.weights_converter.layouts.own_shapes import scores_name, told_options
+from deeplabzoo.weights_converter.layouts.rules import keras
 from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
 
 _PADDLE = {"running_mean": "_mean", "running_var": "_variance"}
 _FLAT = re.compile(r"layers/[^/]+/vars/\d+|(optimizer|_trainable).*")
+_KERAS_VARIABLES = {
+    "kernel": "weight",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
 _KERAS_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -33,7 +42,7 @@ class OwnLayout(Layout):
 
     name = "deeplabzoo"
     title = "DeepLabZoo's own names, in each framework's idiom"
-    writes = ("safetensors", "torch", "paddle", "keras-h5", "npz")
+    writes = ("safetensors", "torch", "paddle", "keras-h5", "keras2-h5", "npz")
 
     def recognise(self, checkpoint: Checkpoint) -> str:
         """Our name of the classifier, or Keras' positional paths."""
@@ -44,6 +53,8 @@ class OwnLayout(Layout):
             if checkpoint.labels and not any(label in ours for label in checkpoint.labels.values()):
                 raise LayoutError(f"no Keras layer named {' or '.join(map(repr, ours))}")
             return "Keras 3 paths" + (" with our layer names" if checkpoint.labels else ", which carry no names")
+        if layer := _by_layer(checkpoint.tensors):
+            return f"has {layer}, a Keras layer of ours"
         scores = scores_name(checkpoint.tensors)
         trunk = next((name for name in checkpoint.tensors if name.startswith("backbone.")), None)
         if trunk is None:
@@ -71,8 +82,9 @@ class OwnLayout(Layout):
 
     def entries(self, spec: ArchSpec, file_format: str, names: Collection[str] = ()) -> list[Entry]:
         """Identical names; `_mean` and `_variance` for Paddle; paths and HWIO kernels for Keras."""
-        del names
         graph = build_graph(spec)
+        if file_format == "keras2-h5" or _by_layer(names):
+            return [_layer_entry(node, name) for node in graph.nodes for name in node.parameters()]
         if file_format == "keras-h5":
             paths = keras_variable_paths(graph)
             return [
@@ -84,6 +96,17 @@ class OwnLayout(Layout):
             return [Entry(_paddle_name(name), name) for name in graph.parameters()]
         entries = [Entry(name, name) for name in graph.parameters()]
         return with_counters(spec, entries, {node.name: node.name for node in graph.nodes})
+
+
+def _layer_entry(node: Node, name: str) -> Entry:
+    foreign, transform = keras(node, keras_layer_name(node.name), name.rsplit(".", 1)[1])
+    # Keras 3, in which our layers live, calls every kernel so; `depthwise_kernel` is Keras 2's.
+    return Entry(foreign.replace("/depthwise_kernel", "/kernel"), name, transform)
+
+
+def _by_layer(names: Collection[str]) -> str | None:
+    """The class scores as a variable of a Keras layer of ours, where a file names variables by layer."""
+    return next((name for name in ("classifier__conv/kernel", "classifier__branch1/kernel") if name in names), None)
 
 
 def _keras_transform(op: object, name: str) -> Transform:
@@ -99,6 +122,13 @@ def _paddle_name(name: str) -> str:
 
 def _canonical_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     shapes = shapes_of(checkpoint)
+    if _by_layer(shapes):
+        canonical = {}
+        for name, shape in shapes.items():
+            layer, _, variable = name.rpartition("/")
+            shape = shape if len(shape) != 4 else _oihw(shape, depthwise_kernel="depthwise" in layer)
+            canonical[f"{keras_node_name(layer)}.{_KERAS_VARIABLES.get(variable, variable)}"] = shape
+        return canonical
     if checkpoint.format == "paddle":
         back = {theirs: ours for ours, theirs in _PADDLE.items()}
         split = [(name.rsplit(".", 1), shape) for name, shape in shapes.items()]
@@ -115,8 +145,11 @@ def _canonical_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
         node = keras_node_name(checkpoint.labels.get(group, group))
         suffix = _KERAS_NORM[int(index)] if index.isdigit() and int(index) < 4 else index
         if len(shape) == 4:
-            transform = depthwise(shape[2]) if "depthwise" in group else HWIO
-            # Shapes are all that is wanted here, so a view without memory of its own does.
-            shape = transform.forward(hollow(shape)).shape
+            shape = _oihw(shape, depthwise_kernel="depthwise" in group)
         canonical[f"{node}.{suffix}"] = shape
     return canonical
+
+
+def _oihw(shape: tuple[int, ...], *, depthwise_kernel: bool) -> tuple[int, ...]:
+    """Canonical shape of a kernel that Keras has as HWIO or HWCM."""
+    return (depthwise(shape[2]) if depthwise_kernel else HWIO).forward(hollow(shape)).shape
