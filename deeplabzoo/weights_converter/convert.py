@@ -223,13 +223,18 @@ def write_model(
         notes += lost
     beside = None if file_format == "safetensors" and own else sidecar_path(Path(path))
     if not dry_run:
-        formats.check_outputs(path, format=file_format, force=force)
+        _check_outputs(path, file_format, force=force)
         if beside is not None:
             check_output(beside, force=force)
         text = b"" if beside is None else sidecar_text(model).encode()
-        formats.write(
-            path, tensors, format=file_format, metadata=_file_metadata(model, chosen, file_format), force=force
-        )
+        if file_format == "keras":
+            from deeplabzoo.keras_archive import write_keras_archive  # it starts a backend, which this room must not
+
+            write_keras_archive(Path(path), model, model.weights, dtype=dtype or "float32", force=force)
+        else:
+            formats.write(
+                path, tensors, format=file_format, metadata=_file_metadata(model, chosen, file_format), force=force
+            )
         if beside is not None:
             with beside_then_rename(beside) as temporary:
                 temporary.write_bytes(text)
@@ -281,7 +286,7 @@ def convert(
     if dest is not None:
         chosen = output_format(dest, to)
         if not dry_run:
-            formats.check_outputs(dest, format=chosen, force=force)
+            _check_outputs(dest, chosen, force=force)
     if dtype is not None:
         check_dtype(dtype)
     builds = dest is None and to is not None and is_native(source)
@@ -300,7 +305,7 @@ def convert(
         return build(weights=read.model, backend=to or "", dtype=dtype or "float32")
     if dest is None:
         return Conversion(read, None, None, "", "", (), read.notes, {})
-    if isinstance(source, str | Path) and _same_file(Path(source), formats.outputs(dest, format=chosen)):
+    if isinstance(source, str | Path) and _same_file(Path(source), _outputs(dest, chosen)):
         raise LayoutError(f"source and output are the same file {dest}; give another output")
     written = write_model(read.model, dest, to=to, layout=to_layout, dtype=dtype, force=force, dry_run=dry_run)
     return Conversion(
@@ -478,6 +483,17 @@ def _file_metadata(model: Canonical, layout: Layout, file_format: str) -> dict[s
         config = layout.config(model.spec)
         return None if config is None else {"config": json.dumps(config, indent=2)}
     return None
+
+
+def _outputs(path: str | Path, file_format: str) -> tuple[Path, ...]:
+    return (Path(path),) if file_format == "keras" else formats.outputs(path, format=file_format)
+
+
+def _check_outputs(path: str | Path, file_format: str, *, force: bool) -> None:
+    if file_format == "keras":
+        check_output(Path(path), force=force)
+    else:
+        formats.check_outputs(path, format=file_format, force=force)
 
 
 def _same_file(source: Path, outputs: Sequence[Path]) -> bool:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from deeplabzoo.weights_converter.formats._guard import Flaw, reading
 
 Array = npt.NDArray[Any]
+_MOST_SHARED = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +107,20 @@ class MappedFile:
         finally:
             os.close(descriptor)
         return np.frombuffer(mapped, np.uint8, count, offset - begin)
+
+
+def check_sharing(total: int, stored: int) -> None:
+    """Refuse tensors that are far more than the bytes they share: a small file would fill the disk of who converts it.
+
+    Args:
+        total: bytes of all tensors.
+        stored: bytes of the file.
+
+    Raises:
+        Flaw: as said. Layers that share their weights, which files may hold, are a few.
+    """
+    if total > _MOST_SHARED * stored:
+        raise Flaw(f"its tensors take {total} bytes, the file {stored}: they share their bytes too often")
 
 
 def as_dtype(piece: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> Array:

@@ -107,6 +107,10 @@ def walk(file: Any) -> Iterator[tuple[str, Any]]:
                 groups.append((f"{name}/", item))
             elif not isinstance(item, h5py.Dataset):
                 raise Flaw(f"{shown(name)!r} is a {type(item).__name__}; expected groups and datasets")
+            elif (address := address_of(item)) in seen:
+                raise Flaw(f"{shown(name)!r} is there twice")
+            else:
+                seen.add(address)
             yield name, item
 
 

@@ -55,9 +55,14 @@ class Tensor:
     content: Field | None
     values: list[Field]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its values in memory."""
+        return math.prod(self.shape) * _dtypes.ITEMSIZE[self.dtype]
+
     def check(self, label: str) -> None:
         """Raise `Flaw` where the values don't fit the shape, or the shape asks for more than the file can hold."""
-        needed = math.prod(self.shape) * _dtypes.ITEMSIZE[self.dtype]
+        needed = self.size
         given = sum(part.end - part.begin for part in self.values)
         said = f"{label}: {self.dtype} of shape {shown(self.shape)} takes {needed} bytes"
         if self.content is not None:

@@ -16,6 +16,7 @@ from deeplabzoo.weights_converter.formats._guard import Flaw, head, shown
 
 _LIST_LIMIT = 2**24  # bytes of the list of entries, about a hundred for each
 _CHUNK = 2**20
+_LOCAL_HEADER = 30  # bytes before the name of an entry
 ALIGNMENT = 64  # torch's own: a memory-mapped tensor then starts on a cache line
 _ZIP64_FROM = 2**31 - 2**20
 
@@ -33,7 +34,7 @@ def directory(path: Path) -> dict[str, zipfile.ZipInfo]:
     """Return what an archive says of its entries, by name, in its order.
 
     Raises:
-        Flaw: a name is there twice, or the list is too long.
+        Flaw: a name is there twice, entries overlap, or the list is too long.
         Exception: almost anything, where the archive is damaged.
     """
     with _Listing(path) as file, zipfile.ZipFile(file) as archive:
@@ -41,6 +42,11 @@ def directory(path: Path) -> dict[str, zipfile.ZipInfo]:
     entries = {info.filename: info for info in listed}
     if len(entries) != len(listed):
         raise Flaw("the archive holds a name twice")
+    end = 0
+    for info in sorted(listed, key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise Flaw(f"entry {shown(info.filename)!r} overlaps the one before it, as in a zip bomb")
+        end = info.header_offset + _LOCAL_HEADER + info.compress_size
     return entries
 
 
@@ -85,11 +91,11 @@ def place(file: MappedFile, info: zipfile.ZipInfo) -> Entry:
         raise Flaw(f"{label} is encrypted or compressed by another method than deflate; pack it again")
     if not deflated and info.file_size != info.compress_size:
         raise Flaw(f"damaged archive: {label} claims {info.file_size} bytes and takes {info.compress_size}")
-    local = file.piece(info.header_offset, 30).tobytes()
+    local = file.piece(info.header_offset, _LOCAL_HEADER).tobytes()
     if local[:4] != b"PK\x03\x04":
         raise Flaw(f"damaged archive: {label} is not where it should be")
     name_length, extra_length = struct.unpack("<HH", local[26:30])
-    offset = info.header_offset + 30 + name_length + extra_length
+    offset = info.header_offset + _LOCAL_HEADER + name_length + extra_length
     if offset + info.compress_size > file.size:
         raise Flaw(f"truncated: {label} ends after the file does")
     return Entry(info.filename, offset, info.compress_size, info.file_size, info.CRC or None, deflated)

@@ -15,11 +15,11 @@ import numpy as np
 
 from deeplabzoo.errors import OutputError
 from deeplabzoo.weights_converter.formats import _dtypes
-from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile
+from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile, check_sharing
 from deeplabzoo.weights_converter.formats._facts import plain_entries
 from deeplabzoo.weights_converter.formats._guard import Flaw, head, reading
 from deeplabzoo.weights_converter.formats._state_dicts import find_tensors
-from deeplabzoo.weights_converter.formats.pickle_values import ArrayStub, plain_names
+from deeplabzoo.weights_converter.formats.pickle_values import ArrayStub, plain_names, total_bytes
 from deeplabzoo.weights_converter.formats.restricted_pickle import Callee, Machine, refusal
 
 NAME = "paddle"
@@ -64,6 +64,7 @@ def read(path: Path) -> Checkpoint:
                 notes.append(f"{_NAMES_KEY!r} left out: it holds Paddle's inner names of the tensors")
             _unname(top, set())
         found = find_tensors(top, lambda value: isinstance(value, ArrayStub))
+        check_sharing(total_bytes(found.tensors.values()), file.size)
         meta = plain_entries(found.beside, file)
         loaders = {name: lambda array=array: _load(array, file) for name, array in found.tensors.items()}
         return Checkpoint(

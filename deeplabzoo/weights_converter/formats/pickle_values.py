@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,11 @@ class ArrayStub(Buildable):
             self._check_length(len(data))
         piece = file.piece(data.offset, data.length) if isinstance(data, View) else np.frombuffer(data, np.uint8)
         return as_dtype(piece, _dtypes.resolve(self.dtype)).reshape(self.shape, order="F" if self.fortran else "C")
+
+
+def total_bytes(tensors: Iterable[Any]) -> int:
+    """Return how many bytes tensors take, each with a `shape` and the name of a `dtype`."""
+    return sum(math.prod(tensor.shape) * _dtypes.ITEMSIZE[tensor.dtype] for tensor in tensors)
 
 
 def checked_shape(shape: Any) -> tuple[int, ...]:

@@ -100,6 +100,7 @@ def bundle(path: Path, prefix: Path, format_name: str) -> Checkpoint:
     for name, entry in entries.items():
         if entry.offset + entry.size > files[entry.shard].size:
             raise Flaw(f"truncated: tensor {shown(name)!r} ends after {files[entry.shard].path.name} does")
+    _check_overlap(entries)
     if graph is not None:
         text = _tf_objects.string(files[graph.shard].piece(graph.offset, graph.size), unmask(graph.checksum))
         entries, renamed = _renamed(entries, _tf_objects.names(text))
@@ -219,6 +220,15 @@ def _check(name: str, entry: _Entry, shards: int) -> None:
         raise Flaw(f"{label}: shape {shown(entry.shape)} takes {needed} bytes, the index gives {entry.size}")
     if not 0 <= entry.shard < shards:
         raise Flaw(f"{label}: it is in data file {entry.shard} of {shards}")
+
+
+def _check_overlap(entries: dict[str, _Entry]) -> None:
+    """Refuse a small data file that is many large tensors at once."""
+    shard, end = 0, 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].shard, item[1].offset, item[1].size)):
+        if entry.shard == shard and entry.offset < end:
+            raise Flaw(f"tensor {shown(name)!r} overlaps the one before it, which ends at byte {end}")
+        shard, end = entry.shard, entry.offset + entry.size
 
 
 def _renamed(entries: dict[str, _Entry], names: dict[str, str]) -> tuple[dict[str, _Entry], tuple[str, ...]]:

@@ -16,6 +16,7 @@ from deeplabzoo.weights_converter.formats._tf_nodes import Graph
 
 NAME = "tf-graph"
 _LIMIT = 2**31  # no protocol buffer is larger
+_MOST_FILLED = 2**28  # bytes that a file of a few kilobytes may ask for, by leaving out values that are equal
 # Operation -> which of its inputs are weights. Sub is the end of a batch norm (offset - mean * scale); what an image has
 # subtracted comes second.
 _WEIGHTS = {
@@ -85,6 +86,7 @@ def constants(path: Path, file: MappedFile, walk: Walk, span: tuple[int, int], f
     wanted = _wanted(graph)
     loaders: dict[str, Callable[[], Array]] = {}
     others: Counter[str] = Counter()
+    filled = 0
     for node in graph.nodes.values():
         if node.op != "Const":
             continue
@@ -93,6 +95,7 @@ def constants(path: Path, file: MappedFile, walk: Walk, span: tuple[int, int], f
             others["others"] += 1
         elif node.name in wanted and tensor.dtype in _FLOATS and tensor.shape and 0 not in tensor.shape:
             loaders[node.name] = functools.partial(tensor.array, file)
+            filled += 0 if tensor.content else tensor.size
         else:
             others[tensor.dtype] += 1
     variables = [node.name for node in graph.nodes.values() if node.op in _VARIABLES]
@@ -103,6 +106,8 @@ def constants(path: Path, file: MappedFile, walk: Walk, span: tuple[int, int], f
         )
     if not loaders:
         raise Flaw(f"a graph of {len(graph.nodes)} nodes without weights that are constants of floating point")
+    if filled > _MOST_FILLED:
+        raise Flaw(f"constants whose values are not all in the file take {filled} bytes; the limit is {_MOST_FILLED}")
     notes: tuple[str, ...] = ()
     if others:
         counts = ", ".join(f"{count} {kind}" for kind, count in others.most_common())

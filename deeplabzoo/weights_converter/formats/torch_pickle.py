@@ -19,12 +19,19 @@ from typing import Any
 import numpy as np
 
 from deeplabzoo.weights_converter.formats import _dtypes, _zip
-from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile, as_dtype
+from deeplabzoo.weights_converter.formats._checkpoint import (
+    Array,
+    Checkpoint,
+    LazyTensors,
+    MappedFile,
+    as_dtype,
+    check_sharing,
+)
 from deeplabzoo.weights_converter.formats._facts import plain_entries
 from deeplabzoo.weights_converter.formats._guard import Flaw, head, reading, shown
 from deeplabzoo.weights_converter.formats._state_dicts import find_tensors
 from deeplabzoo.weights_converter.formats._torch_writer import NAME, STORAGES, write
-from deeplabzoo.weights_converter.formats.pickle_values import ArrayStub, checked_shape, plain_names
+from deeplabzoo.weights_converter.formats.pickle_values import ArrayStub, checked_shape, plain_names, total_bytes
 from deeplabzoo.weights_converter.formats.restricted_pickle import Buildable, Callee, Inert, Machine
 
 __all__ = ["NAME", "read", "sniff", "write"]
@@ -183,6 +190,7 @@ def read(path: Path) -> Checkpoint:
         for tensor in found.tensors.values():
             if isinstance(tensor, _Tensor):
                 offset_of(tensor.storage, check=False)
+        check_sharing(total_bytes(found.tensors.values()), file.size)
         loaders = {name: lambda tensor=tensor: load(tensor) for name, tensor in found.tensors.items()}
         facts = {"meta": meta} if meta else {}
         return Checkpoint(LazyTensors(path, NAME, loaders), NAME, notes=tuple(found.notes), facts=facts)

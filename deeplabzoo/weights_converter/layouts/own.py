@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from deeplabzoo.core.architectures import build_graph
-from deeplabzoo.core.graph import Node
+from deeplabzoo.core.graph import Graph, Node
 from deeplabzoo.core.ops import Conv2d
 from deeplabzoo.core.spec import ArchSpec, make_spec
-from deeplabzoo.errors import LayoutError, SpecError
+from deeplabzoo.errors import GraphError, LayoutError, SpecError
 from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.keras_paths import keras_layer_name, keras_node_name, keras_variable_paths
 from deeplabzoo.weights_converter.layouts.base import (
@@ -26,6 +26,9 @@ from deeplabzoo.weights_converter.layouts.rules import keras
 from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
 
 _PADDLE = {"running_mean": "_mean", "running_var": "_variance"}
+_POSITIONAL = ("keras-h5", "keras")
+"""Formats in which a variable's name is its layer's place in the model."""
+
 _FLAT = re.compile(r"layers/[^/]+/vars/\d+|(optimizer|_trainable).*")
 _KERAS_VARIABLES = {
     "kernel": "weight",
@@ -42,11 +45,11 @@ class OwnLayout(Layout):
 
     name = "deeplabzoo"
     title = "DeepLabZoo's own names, in each framework's idiom"
-    writes = ("safetensors", "torch", "paddle", "keras-h5", "keras2-h5", "npz")
+    writes = ("safetensors", "torch", "paddle", "keras-h5", "keras", "keras2-h5", "npz")
 
     def recognise(self, checkpoint: Checkpoint) -> str:
         """Our name of the classifier, or Keras' positional paths."""
-        if checkpoint.format == "keras-h5":
+        if checkpoint.format in _POSITIONAL:
             if nested := next((name for name in checkpoint.tensors if not _FLAT.fullmatch(name)), None):
                 raise LayoutError(f"{nested!r} is no path of a plain model, 'layers/conv2d.../vars/0'")
             ours = ("classifier__conv", "classifier__branch1")
@@ -76,16 +79,34 @@ class OwnLayout(Layout):
                 f"the tensors look like {spec.title}, but {wrong} is {shapes.get(wrong, 'absent')}, expected "
                 f"{wanted[wrong]}: give the spec with --spec FILE.toml"
             )
+        self._check_graph(checkpoint, spec)
         named = set(told)
         assumed = [line for line in described(spec.to_dict()) if line.split(" = ")[0] not in named]
         return Reading(spec, tuple(line for line in described(spec.to_dict()) if line not in assumed), tuple(assumed))
+
+    def _check_graph(self, checkpoint: Checkpoint, spec: ArchSpec) -> None:
+        """A `.keras` file of ours holds its graph, which must not be another than the one the tensors seem to have."""
+        config = checkpoint.facts.get("config")
+        inner = config.get("config") if isinstance(config, Mapping) else None
+        text = inner.get("graph") if isinstance(inner, Mapping) else None
+        if not isinstance(text, str):
+            return
+        try:
+            own = Graph.from_json(text)
+        except GraphError as error:
+            raise LayoutError(f"the file's own graph is broken: {error}") from None
+        if own != build_graph(spec):
+            raise LayoutError(
+                "the file's own graph differs from the network that its tensors and the defaults give: keep the .toml "
+                "beside it, or give the spec with --spec FILE.toml"
+            )
 
     def entries(self, spec: ArchSpec, file_format: str, names: Collection[str] = ()) -> list[Entry]:
         """Identical names; `_mean` and `_variance` for Paddle; paths and HWIO kernels for Keras."""
         graph = build_graph(spec)
         if file_format == "keras2-h5" or _by_layer(names):
             return [_layer_entry(node, name) for node in graph.nodes for name in node.parameters()]
-        if file_format == "keras-h5":
+        if file_format in _POSITIONAL:
             paths = keras_variable_paths(graph)
             return [
                 Entry(paths[name], name, _keras_transform(node.op, name))
@@ -133,7 +154,7 @@ def _canonical_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
         back = {theirs: ours for ours, theirs in _PADDLE.items()}
         split = [(name.rsplit(".", 1), shape) for name, shape in shapes.items()]
         return {f"{parts[0]}.{back.get(parts[-1], parts[-1])}": shape for parts, shape in split}
-    if checkpoint.format != "keras-h5":
+    if checkpoint.format not in _POSITIONAL:
         return shapes
     if not checkpoint.labels:
         raise LayoutError(
