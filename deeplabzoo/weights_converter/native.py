@@ -40,7 +40,10 @@ def checkpoint_of(model: Any) -> tuple[Checkpoint, ArchSpec | None]:
     spec = getattr(model, "spec", None)
     graph = getattr(model, "graph", None)
     if not isinstance(spec, ArchSpec):
-        return Checkpoint(tensors, str(framework)), None
+        # Models of transformers know what they were made of.
+        to_dict = getattr(getattr(model, "config", None), "to_dict", None)
+        facts = {"config": to_dict()} if callable(to_dict) else {}
+        return Checkpoint(tensors, str(framework), facts=facts), None
     if graph != build_graph(spec):
         raise FormatError("the model's `spec` is not the one that it was built from; leave the attribute alone")
     return Checkpoint(tensors, str(framework)), spec

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from deeplabzoo.core.backbones import MobileNetV2
+from deeplabzoo.core.backbones.base import OUTPUT_STRIDES
 from deeplabzoo.core.backbones.mobilenet_v2 import divisible
 from deeplabzoo.core.spec import ArchSpec
+from deeplabzoo.weights_converter.canonical import Card
 from deeplabzoo.weights_converter.layouts.base import Entry
 from deeplabzoo.weights_converter.layouts.rules import Move, Rule, TableLayout, units
 from deeplabzoo.weights_converter.layouts.torch_names import block_number
@@ -65,6 +67,34 @@ class HuggingFaceLayout(TableLayout):
         """One network at any width."""
         del spec
         return _RULES
+
+    def informed(self, spec: ArchSpec, facts: Mapping[str, Any]) -> tuple[ArchSpec, list[str]]:
+        """The fields of `config.json` on which the network depends."""
+        config = facts.get("config")
+        if not isinstance(config, Mapping):
+            return spec, []
+        told, backbone = [], spec.backbone
+        if config.get("output_stride") in OUTPUT_STRIDES:
+            spec, told = spec.replace(output_stride=config["output_stride"]), ["output_stride"]
+        if isinstance(config.get("tf_padding"), bool):
+            backbone = backbone.replace(padding="same" if config["tf_padding"] else "symmetric")
+            told.append("backbone.padding")
+        if isinstance(config.get("layer_norm_eps"), float):
+            backbone = backbone.replace(epsilon=config["layer_norm_eps"])
+            told.append("backbone.epsilon")
+        return spec.replace(backbone=backbone), told
+
+    def card(self, spec: ArchSpec, facts: Mapping[str, Any]) -> Card:
+        """The classes are those that `config.json` names."""
+        card = super().card(spec, facts)
+        config = facts.get("config")
+        names = config.get("id2label") if isinstance(config, Mapping) else None
+        if not isinstance(names, Mapping) or len(names) != spec.num_classes:
+            return card
+        ordered = [names.get(str(n), names.get(n)) for n in range(spec.num_classes)]
+        if not all(isinstance(name, str) for name in ordered) or ordered[0] == "LABEL_0":  # transformers' own filling
+            return card
+        return Card(card.preprocessing, tuple(str(name) for name in ordered))
 
     def unused(self, spec: ArchSpec) -> tuple[str, list[Entry]]:
         """A 1x1 convolution of 1280 channels and its batch norm; neutral where the source had none."""

@@ -27,6 +27,7 @@ from deeplabzoo.weights_converter.layouts.base import (
     with_counters,
 )
 from deeplabzoo.weights_converter.layouts.fit import assumed, fitted, is_training, told
+from deeplabzoo.weights_converter.layouts.graph_facts import informed_by_graph
 from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
 from deeplabzoo.zoo.presets.base import Preset
 
@@ -157,6 +158,11 @@ class TableLayout(Layout):
         del spec
         return "", []
 
+    def informed(self, spec: ArchSpec, facts: Mapping[str, Any]) -> tuple[ArchSpec, list[str]]:
+        """`spec` with what the project's own files say beside the tensors, and the fields that they settled."""
+        del facts
+        return spec, []
+
     def recognise(self, checkpoint: Checkpoint) -> str:
         """One of the groups of names in `marks`."""
         names = self._standard_names(checkpoint.tensors)
@@ -178,8 +184,12 @@ class TableLayout(Layout):
                     canonical[entry.canonical] = entry.transform.forward(hollow(shapes[entry.foreign])).shape
                 except ValueError:  # another number of axes, about which the conversion itself complains
                     continue
-        spec = fitted(spec, canonical)
-        return Reading(spec, told(spec), assumed(spec))
+        spec, said = self.informed(fitted(spec, canonical), checkpoint.facts)
+        spec, shown = informed_by_graph(spec, checkpoint.facts, self._table(spec, checkpoint.tensors))
+        known = {*said, *shown}
+        lines = tuple(line for line in described(spec.to_dict()) if line.split(" = ")[0] in known)
+        guesses = tuple(line for line in assumed(spec) if line.split(" = ")[0] not in known)
+        return Reading(spec, (*told(spec), *lines), guesses)
 
     def entries(self, spec: ArchSpec, file_format: str, names: Collection[str] = ()) -> list[Entry]:
         """Every tensor by the rules, counters and doubles where the project has them, in the project's order."""

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from deeplabzoo.core.backbones import MobileNetV2, ResNet
+from deeplabzoo.core.backbones.base import OUTPUT_STRIDES
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.weights_converter.layouts.rules import Move, Rule, TableLayout, units
 from deeplabzoo.weights_converter.layouts.torch_names import TORCHVISION_PLACES, mobilenet_v2, resnet
@@ -100,6 +101,20 @@ class SMPLayout(TableLayout):
     def ignored(self, foreign: str) -> str | None:
         """The image-level head is no part of the segmentation."""
         return "image-level classification head" if foreign.startswith("classification_head.") else None
+
+    def informed(self, spec: ArchSpec, facts: Mapping[str, Any]) -> tuple[ArchSpec, list[str]]:
+        """The arguments of the class, which a hub folder's `config.json` has."""
+        config = facts.get("config")
+        if not isinstance(config, Mapping):
+            return spec, []
+        told, stride = [], config.get("encoder_output_stride")
+        if stride in OUTPUT_STRIDES:
+            spec, told = spec.replace(output_stride=stride), ["output_stride"]
+        rates = config.get("decoder_atrous_rates")
+        if isinstance(rates, list) and len(rates) == len(spec.rates) and all(type(rate) is int for rate in rates):
+            spec = spec.replace(aspp=spec.required_aspp.replace(rates=tuple(rates)))
+            told.append("aspp.rates")
+        return spec, told
 
     def config(self, spec: ArchSpec) -> Mapping[str, Any]:
         """Smp's `save_pretrained` writes these, so that its `from_pretrained` can build the class again."""
