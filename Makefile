@@ -6,7 +6,7 @@ DEEPLABZOO_DATA ?= $(wildcard ../shared/data)
 export DEEPLABZOO_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-gpu lint format benchmarks presets clean
+.PHONY: help setup demo test test-all test-gpu lint format benchmarks presets clean goldens
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ benchmarks: $(VENV)/installed-test ## Measure conversion, start-up and ways to s
 
 presets: $(VENV)/installed-test ## Judge every preset in every backend; prints the table of docs/presets.md (an hour on two cores)
 	$(BIN)/python benchmarks/presets.py
+
+goldens: $(VENV)/installed-test ## Judge every public golden case in every backend; prints a table (ten minutes on two cores)
+	$(BIN)/python benchmarks/goldens.py
 
 clean: ## Remove what was made
 	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

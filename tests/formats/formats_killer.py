@@ -6,6 +6,7 @@ by format what a reader finds after each end, "old" or "new", or what was said.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -114,8 +115,10 @@ def ended(path: Path, format: str, end: Callable[[int], None]) -> bool:
     return os.WIFSIGNALED(status)
 
 
-def _kill_before(number: int, folder: Path) -> None:
-    """Kill this process before its change of that number."""
+def _kill_before(number: int, copy: int) -> None:
+    """Kill the copy, which this is where `copy` is 0, before its change of that number."""
+    if copy:
+        return
     left = number
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
@@ -141,7 +144,7 @@ def boundaries(format: str, folder: Path, _: int) -> list[str]:
     number = 0
     while True:
         path = _fresh(format, folder)
-        if not ended(path, format, lambda copy: None if copy else _kill_before(number, folder)):
+        if not ended(path, format, functools.partial(_kill_before, number)):
             return [*results, found(path)]
         results.append(_after(path, format))
         number += 1

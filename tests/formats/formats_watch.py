@@ -17,6 +17,7 @@ _FORBIDDEN = (
     "os.spawn", "os.startfile", "os.symlink", "os.system", "os.truncate", "pickle.", "pty.", "shutil.", "socket.",
     "subprocess.", "urllib.", "webbrowser.",
 )  # fmt: skip
+_TEMPORARY = Path(tempfile.gettempdir())  # found out by writing, so not in the hook
 _folders: list[Path] = []
 _seen: list[str] = []
 
@@ -34,7 +35,7 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _allowed(path: Any, mode: str | None, flags: int) -> bool:
     where = Path(os.fsdecode(path))
-    if where.parent == Path(tempfile.gettempdir()):
+    if where.parent == _TEMPORARY:
         return True
     # Python itself shows lines of source in a traceback.
     writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
@@ -43,7 +44,7 @@ def _allowed(path: Any, mode: str | None, flags: int) -> bool:
 
 def _is_temporary(event: str, arguments: tuple[Any, ...]) -> bool:
     """Where the system has no files without names, Python makes one and removes it."""
-    return event == "os.remove" and Path(os.fsdecode(arguments[0])).parent == Path(tempfile.gettempdir())
+    return event == "os.remove" and Path(os.fsdecode(arguments[0])).parent == _TEMPORARY
 
 
 @contextlib.contextmanager

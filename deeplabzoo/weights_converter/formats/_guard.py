@@ -79,8 +79,13 @@ def existing_file(path: Path) -> None:
 
 
 def head(path: Path, count: int = 64) -> bytes:
-    """Return the first bytes of `path`, fewer where it is shorter, none where it can't be read."""
+    """Return the first bytes of `path`, fewer where it is shorter, none where it can't be read or is no regular file.
+
+    To open a pipe is to wait until somebody writes.
+    """
     try:
+        if not path.is_file():
+            return b""
         with path.open("rb") as file:
             return file.read(count)
     except OSError:
