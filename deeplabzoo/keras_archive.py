@@ -32,8 +32,10 @@ build(weights=sys.argv[1], backend="keras", dtype=sys.argv[3]).save(sys.argv[2])
 def write_keras_archive(
     path: Path, model: Canonical, weights: Mapping[str, np.ndarray], *, dtype: str = "float32", force: bool = False
 ) -> None:
-    """Save a model with Keras on TensorFlow; `keras.models.load_model` takes the file once
-    `deeplabzoo.backends.keras.build` is imported, which registers our layers.
+    """Save a model with Keras on TensorFlow.
+
+    `keras.models.load_model` takes the file once `deeplabzoo.backends.keras.build` is imported, which registers our
+    layers.
 
     Args:
         path: the file to write.
