@@ -190,3 +190,15 @@ def test_bonlimes_custom_classifier(goldens):
         read.model.weights, get_layout("bonlime"), read.model.spec, "keras2-h5", read.model.card.foreign
     )
     assert list(back) == list(again)
+
+
+def test_names_that_fit_two_layouts(goldens):
+    """Two networks in one mapping: nobody guesses."""
+    both = {
+        **golden_cases.hollow_case(goldens, "kazuto_deeplabv2_resnet101"),
+        **golden_cases.hollow_case(goldens, "hf_mobilenet_v2"),
+    }
+    with pytest.raises(LayoutError, match="the names fit kazuto and hf alike: say which with --from-layout"):
+        read_source(both)
+    with pytest.raises(LayoutError, match=r"layout hf: .* the nearest, v3_mobilenet_v2, differs in 632 names"):
+        read_source(both, layout="hf")
