@@ -6,7 +6,9 @@ DEEPLABZOO_DATA ?= $(wildcard ../shared/data)
 export DEEPLABZOO_DATA
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-gpu lint format benchmarks presets clean goldens
+FUZZ_RUNS ?= 10000
+
+.PHONY: help setup demo test test-all test-gpu lint format benchmarks presets clean goldens fuzz
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -57,6 +59,10 @@ presets: $(VENV)/installed-test ## Judge every preset in every backend; prints t
 
 goldens: $(VENV)/installed-test ## Judge every public golden case in every backend; prints a table (ten minutes on two cores)
 	$(BIN)/python benchmarks/goldens.py
+
+fuzz: $(VENV)/installed-test ## Fuzz every reader of checkpoints (FUZZ_RUNS files each); prints a table
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python fuzz/fuzz_readers.py --runs $(FUZZ_RUNS)
 
 clean: ## Remove what was made
 	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

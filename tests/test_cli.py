@@ -389,7 +389,13 @@ def test_outputs_that_can_not_be(folder, tmp_path):
     fails("convert", source, tmp_path, code=1, match="suffix|folder")
     fails("convert", source, source, "--force", code=1, match="same file")
     fails(
-        "convert", source, tmp_path / "x.pth", "--from-layout", "torchvison", code=2, match="unknown layout 'torchvison'.*did you mean 'torchvision'"
+        "convert",
+        source,
+        tmp_path / "x.pth",
+        "--from-layout",
+        "torchvison",
+        code=2,
+        match="unknown layout 'torchvison'.*did you mean 'torchvision'",
     )
     fails(
         "convert",

@@ -13,11 +13,11 @@ from deeplabzoo.weights_converter.formats._checkpoint import Array
 from deeplabzoo.weights_converter.formats._guard import Flaw, shown
 
 _FOREIGN = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1}
-_NATIVE = (
+NATIVE = (
     "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
     "float16", "float32", "float64", "complex64", "complex128",
 )  # fmt: skip
-ITEMSIZE = {name: np.dtype(name).itemsize for name in _NATIVE} | _FOREIGN
+ITEMSIZE = {name: np.dtype(name).itemsize for name in NATIVE} | _FOREIGN
 
 
 def resolve(name: str) -> np.dtype[Any]:

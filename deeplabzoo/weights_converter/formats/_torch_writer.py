@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -55,7 +56,8 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
 
 def _tensor(key: str, array: Array) -> bytes:
     dtype = array.dtype.name
-    strides = [stride // array.itemsize for stride in array.strides]
+    # Not the array's own, which may be anything along an axis of one element.
+    strides = [math.prod(max(size, 1) for size in array.shape[axis + 1 :]) for axis in range(array.ndim)]
     typed = dtype in _CLASSES
     # Types that came to torch late have no storage class; they are rebuilt from bytes and a dtype.
     storage = _global("torch", _CLASSES[dtype]) if typed else _global("torch.storage", "UntypedStorage")

@@ -22,7 +22,7 @@ from deeplabzoo.weights_converter.formats._hdf5_writer import created
 NAME = "keras2-h5"
 _TOP_LEVEL = "top_level_model_weights"  # weights of the model itself, which no list of layers names
 _ATTRIBUTE_LIMIT = 64512  # bytes that Keras puts in one attribute; HDF5 takes a little more
-_LEGAL = tuple(name for name in _dtypes.ITEMSIZE if name in np.sctypeDict)
+_LEGAL = _dtypes.NATIVE
 # Without a version, Keras 2 takes the weights for those of Keras 1 and turns kernels round.
 _WRITER = {"backend": b"tensorflow", "keras_version": b"2.15.0"}
 

@@ -30,7 +30,7 @@ _HEADER = re.compile(
     r"\s*'shape':\s*\(((?:\d{1,19}L?,?\s*){0,32})\),?\s*\}\s*"
 )
 # numpy has no bfloat16: it would come back as two bytes of no type.
-_LEGAL = tuple(name for name in _dtypes.ITEMSIZE if name in np.sctypeDict)
+_LEGAL = _dtypes.NATIVE
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

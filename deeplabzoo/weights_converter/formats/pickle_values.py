@@ -200,6 +200,6 @@ def plain_names() -> dict[str, Any]:
 def _scalar(dtype: Any, data: Any = b"") -> Any:
     """Return a numpy scalar as a plain number where it is one."""
     raw = data.text.encode("latin-1") if isinstance(data, Latin1) and isinstance(data.text, str) else data
-    if not isinstance(dtype, DtypeStub) or not isinstance(raw, bytes) or dtype.name not in np.sctypeDict:
+    if not isinstance(dtype, DtypeStub) or not isinstance(raw, bytes) or dtype.name not in _dtypes.NATIVE:
         return Inert("numpy scalar")
     return np.frombuffer(raw, np.dtype(dtype.name).newbyteorder("<"), 1)[0].item()
