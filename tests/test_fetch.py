@@ -273,6 +273,7 @@ def test_archive_that_wants_out(publish, tmp_path):
         (archive([*GOOD, ("bomb", bytes(50_000_000))]), "unpacks to more than 40,000,000 bytes"),
         (archive([("net/model.ckpt-1.index", bytes(50_000_000))]), "unpacks to more than 40,000,000 bytes"),
     ],
+    ids=["two checkpoints", "none", "truncated", "a web page", "a bomb beside it", "a bomb"],
 )
 def test_bad_archives(publish, tmp_path, body, message):
     """Such a file goes, and nothing of it stays."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from deeplabzoo.weights_converter.formats import release, shown
 from deeplabzoo.weights_converter.ledger import LedgerRow
 
 _PIECE = 2**24
@@ -53,18 +54,18 @@ def oddities(tensors: Mapping[str, np.ndarray], ledger: Sequence[LedgerRow] = ()
 
 def _kinds(array: np.ndarray, role: str) -> list[str]:
     """What is odd about one tensor of real numbers."""
-    lowest, highest, finite, zero = 0.0, 0.0, True, True
+    lowest, highest, zero = 0.0, 0.0, True
     flat = array.reshape(-1) if array.flags.c_contiguous else array.ravel()
     for start in range(0, flat.size, _PIECE):
         piece = flat[start : start + _PIECE]
         piece = piece if piece.dtype.itemsize >= 4 and piece.dtype.kind == "f" else piece.astype(np.float32)
-        lowest, highest = min(lowest, float(piece.min())), max(highest, float(piece.max()))
-        finite = finite and bool(np.isfinite(piece.min()) and np.isfinite(piece.max()))
+        # numpy's functions, not min and max of Python, which lose what is no number.
+        lowest, highest = np.minimum(lowest, piece.min()), np.maximum(highest, piece.max())
         zero = zero and not piece.any()
+        release(array)
     kinds = []
-    if not finite:
-        nan = bool(np.isnan(array.astype(np.float32)).any())
-        kinds.append("values that are no number" if nan else "infinite values")
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        kinds.append("values that are no number" if np.isnan(lowest) or np.isnan(highest) else "infinite values")
     shift = role in ("bias", "beta", "biases", "running_mean", "_mean", "moving_mean", "1")
     if zero and flat.size and not shift:
         kinds.append("all zero")
@@ -74,4 +75,4 @@ def _kinds(array: np.ndarray, role: str) -> list[str]:
 
 
 def _shortened(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

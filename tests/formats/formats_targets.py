@@ -267,6 +267,9 @@ def _targets(folder: Path) -> list[Target]:
     shard = {"hub/model-1.safetensors": hub["hub/model.safetensors"], "hub/config.json": hub["hub/config.json"]}
     listed = {"weight_map": dict.fromkeys(TENSORS, "model-1.safetensors")}
     shard["hub/model.safetensors.index.json"] = json.dumps(listed).encode()
+    kind = {"class_name": "DeepLabV3Backbone", "config": {"dilation_rates": [6, 12, 18]}}
+    preset = {"p/model.weights.h5": h5, "p/task.weights.h5": h5, "p/config.json": json.dumps(kind).encode()}
+    preset["p/task.json"] = json.dumps({"config": {"backbone": kind, "activation": None}}).encode()
     plain = archive(folder / "plain.npz", {"a.npy": npy(KERNEL), "b/c.npy": npy(TENSORS["n"])}).read_bytes()
     deflated = archive(folder / "d.npz", {"a.npy": npy(KERNEL)}, zipfile.ZIP_DEFLATED).read_bytes()
     pth = archive(folder / "x.pth", {"archive/data.pkl": program, **torch_rest}).read_bytes()
@@ -282,6 +285,7 @@ def _targets(folder: Path) -> list[Target]:
         Target("keras: weights", "keras", (h5,), _entry(".keras", "model.weights.h5", {"config.json": config_text})),
         Target("keras: config", "keras", (config_text,), _entry(".keras", "config.json", {"model.weights.h5": h5})),
         Target("keras2-h5", "keras2-h5", (keras2, _variable_h5(folder)), _file(".h5")),
+        Target("keras-preset", "keras-preset", _each(preset), _folder(preset, "p")),
         Target("npz", "npz", (plain, deflated), _file(".npz")),
         Target("npz: array", "npz", (npy(KERNEL), npy(np.asfortranarray(KERNEL))), _entry(".npz", "a.npy", {})),
         Target("npz: array, deflated", "npz", (npy(KERNEL),), _entry(".npz", "a.npy", {}, zipfile.ZIP_DEFLATED)),

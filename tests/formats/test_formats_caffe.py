@@ -114,8 +114,9 @@ LIES = {
     "negative": (layer("a", "Scale", number(1, -1) + number(2, -2) + counted(5, b"\0" * 8)), "impossible shape"),
     "many axes": (layer("a", "Scale", counted(7, counted(1, b"\1" * 33)) + counted(5, b"\0" * 4)), "impossible shape"),
     "no shape": (layer("a", "Scale", counted(5, b"\0" * 4)), "takes 0 bytes, it has 4"),
-    "many numbers": (layer("a", "Convolution", more=counted(106, counted(3, b"\1" * 1_100_000))), "more than 1000000"),
-    "many layers": (layer("a", "Scale", blob(BIAS)) + counted(100, b"") * 1_100_000, "more than 1000000 fields"),
+    "many numbers": (layer("a", "Convolution", more=counted(106, counted(3, b"\1" * 500_000))), "more than 400000"),
+    "many blobs": (layer("n" * 10_000, "Scale", *[blob(BIAS)] * 17), "more than 16 blobs"),
+    "many layers": (layer("a", "Scale", blob(BIAS)) + counted(100, b"") * 500_000, "more than 400000 fields"),
     "cut": (layer("a", "Scale", blob(BIAS))[:-3], "ends early"),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import formats_hostile_archives  # noqa: F401 - fills HOSTILE
+import formats_hostile_costs  # noqa: F401 - as well
 import formats_hostile_trees  # noqa: F401 - as well
 import pytest
 from formats_hostile import HOSTILE
@@ -48,8 +49,9 @@ PLACES = {
     "npz": lambda folder, program: _npz(folder / "x.npz", program),
     "hub": lambda folder, program: _hub(folder / "hub", program),
 }
-KINDS = [f"{place}: {name}" for place in PLACES if place != "hub" for name in (*firing("x"), *ODD)]
-KINDS += ["hub: eval", "hub: in a dictionary", *HOSTILE]  # whose reader is torch's
+KINDS = [f"{place}: {name}" for place in ("torch", "torch, old", "paddle") for name in (*firing("x"), *ODD)]
+# The hub's reader is torch's, and that of npz looks at no pickle.
+KINDS += [f"{place}: {name}" for place in ("npz", "hub") for name in ("eval", "in a dictionary", "pip")] + [*HOSTILE]
 
 
 @pytest.fixture(scope="module")

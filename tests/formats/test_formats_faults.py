@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import formats_killer
+import numpy as np
 import pytest
 from formats_killer import SUFFIXES, Tensors, found, write
+from formats_samples import table
 
 from deeplabzoo.errors import OutputError
 from deeplabzoo.weights_converter import formats
@@ -91,6 +93,38 @@ def test_a_disk_that_can_only_be_read(tmp_path):
             f"output {output}: folder {tmp_path} can't be written; choose another"
             for output in {path, *formats.outputs(path, format=name)}
         }
+
+
+@pytest.mark.parametrize("name", SUFFIXES)
+@pytest.mark.parametrize("stem", ["", ".", "./", "x" * 300, "a\0b"], ids=["none", "dot", "slash", "long", "zero byte"])
+def test_names_that_no_file_has(tmp_path, monkeypatch, name, stem):
+    monkeypatch.chdir(tmp_path)
+    path = f"{stem}{SUFFIXES[name]}" if len(stem) > 2 else stem
+    with pytest.raises(OutputError, match=r"expected a name|too long|is a folder") as caught:
+        formats.write(path, Tensors(1), format=name)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", SUFFIXES)
+def test_the_longest_name_is_read_again_and_a_longer_one_refused(tmp_path, name):
+    path = tmp_path / f"x{SUFFIXES[name]}"
+    letter = "n" if "keras" in name else "\N{GRINNING FACE}"  # four bytes
+    tensors = {f"{letter * 980}/{i}/vars/{i}": np.ones(2, "f4") for i in range(3)}
+    write(path, name, tensors)
+    assert table(formats.read(path).tensors) == table(tensors)
+    with pytest.raises(OutputError, match="a name of 1009 characters; the limit is 1000"):
+        write(path, name, {f"{'n' * 1000}/a/vars/0": np.ones(2, "f4")})
+
+
+def test_keras_2_keeps_no_list_of_long_names(tmp_path):
+    """It takes for each name as many bytes as for the longest."""
+    with pytest.raises(OutputError, match="more than 1000 bytes"):
+        formats.write(tmp_path / "x.h5", {f"{chr(0x1F600) * 400}/w": np.ones(2, "f4")})
+    with pytest.raises(OutputError, match="more than 1000 bytes"):
+        formats.write(
+            tmp_path / "x.h5", {"a/w": np.ones(2, "f4")}, metadata={"layer_names": json.dumps(["a", "n" * 70_000])}
+        )
 
 
 @pytest.mark.parametrize("name", SUFFIXES)

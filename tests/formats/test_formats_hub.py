@@ -246,6 +246,45 @@ def test_a_disk_that_fails_while_the_name_is_taken(tmp_path, monkeypatch):
     assert formats.read(tmp_path / "hub").facts == {"config": {}}
 
 
+@pytest.mark.parametrize("left", [0, 1])
+def test_an_interrupt_while_the_name_is_taken(tmp_path, monkeypatch, left):
+    """Before either of the two renames where folders can't be exchanged."""
+    monkeypatch.setattr(hub_folder, "exchange", lambda first, second: False)
+    formats.write(tmp_path / "hub", ONE, format="hub-folder", metadata={"config": "{}"})
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            monkeypatch.setattr(Path, "rename", rename)
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        formats.write(tmp_path / "hub", ONE, format="hub-folder", metadata={"config": '{"a": 1}'}, force=True)
+    assert listing(tmp_path) == ["hub"]
+    assert formats.read(tmp_path / "hub").facts == {"config": {}}
+
+
+def test_what_was_replaced_is_kept_where_it_can_t_be_moved_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_folder, "exchange", lambda first, second: False)
+    formats.write(tmp_path / "hub", ONE, format="hub-folder", metadata={"config": "{}"})
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if target == tmp_path / "hub":
+            raise OSError(5, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OutputError, match="Input/output error"):
+        formats.write(tmp_path / "hub", ONE, format="hub-folder", metadata={"config": '{"a": 1}'}, force=True)
+    (kept,) = tmp_path.iterdir()
+    assert formats.read(kept).facts == {"config": {}}
+
+
 TORCH = """
 import torch
 from safetensors.torch import load_file, save_file

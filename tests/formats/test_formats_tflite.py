@@ -239,11 +239,11 @@ def test_vectors_and_tables_that_lead_astray(tmp_path):
 def test_references_that_cost_little_and_lead_to_much(tmp_path, what):
     """One table, or one long list, that a great many others share."""
     contents = {
-        "tensors": lambda: model([TENSORS[1]] * 600_000, operators=[]),
-        "operators": lambda: model(operators=[OPERATORS[0]] * 300_000),
-        "inputs": lambda: model(operators=[operator(0, [0] * 10_000, [3])] * 10_000),
+        "tensors": lambda: model([TENSORS[1]] * 100_000, operators=[]),
+        "operators": lambda: model(operators=[OPERATORS[0]] * 80_000),
+        "inputs": lambda: model(operators=[operator(0, [0] * 10_000, [3])] * 1000),
     }
-    with pytest.raises(FormatError, match="more than 2000000 steps"):
+    with pytest.raises(FormatError, match="more than 500000 steps"):
         read(tmp_path, contents[what]())
 
 

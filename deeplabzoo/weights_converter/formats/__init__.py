@@ -21,6 +21,7 @@ from deeplabzoo.weights_converter.formats import (
     keras2_h5,
     keras_archive,
     keras_h5,
+    keras_preset,
     npz,
     onnx,
     paddle_pickle,
@@ -31,21 +32,25 @@ from deeplabzoo.weights_converter.formats import (
     tflite,
     torch_pickle,
 )
-from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint
-from deeplabzoo.weights_converter.formats._guard import Flaw, existing_file, head, reading
+from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, release
+from deeplabzoo.weights_converter.formats._guard import Flaw, existing_file, head, reading, shown, tail
+from deeplabzoo.weights_converter.formats._state_dicts import around
 
-__all__ = ["FORMATS", "Checkpoint", "check_outputs", "detect", "format_of_suffix", "outputs", "read", "write"]
+__all__ = [
+    "FORMATS", "Checkpoint", "around", "check_outputs", "detect", "format_of_suffix", "outputs", "read", "release",
+    "shown", "write",
+]  # fmt: skip
 
 # In the order of asking: torch's old format is a pickle too, so Paddle comes after it.
 _MODULES: dict[str, ModuleType] = {
     module.NAME: module
     for module in (
         safetensors, torch_pickle, paddle_pickle, keras_h5, tf_checkpoint, keras2_h5, keras_archive, npz, hub_folder,
-        saved_model, tf_graph, tflite, onnx, caffemodel,
+        keras_preset, saved_model, tf_graph, tflite, onnx, caffemodel,
     )
 }  # fmt: skip
 # What may be a folder, or a prefix that no file has for a name.
-_NOT_FILES = (tf_checkpoint, saved_model, hub_folder)
+_NOT_FILES = (tf_checkpoint, saved_model, hub_folder, keras_preset)
 FORMATS = tuple(_MODULES)
 _SUFFIXES = {
     ".safetensors": safetensors.NAME,
@@ -60,8 +65,10 @@ _SUFFIXES = {
     ".npz": npz.NAME,
     ".ckpt": tf_checkpoint.NAME,
 }
+_NAME_LIMIT = 1000  # characters of a tensor's name that is written; readers take a few more
 _STEP = re.compile(r"(?<=\.ckpt)-\d+$")  # what TensorFlow adds to a prefix
 _TAR_AT = 257
+_TABLE_END = bytes.fromhex("57fb808b247547db")  # of a table of LevelDB, which a checkpoint of TensorFlow's old kind is
 # What people really give by mistake: how it begins, and what it then is.
 _STRANGERS = {
     b"version https://git-lfs": "it is a Git LFS pointer; fetch the file itself",
@@ -77,7 +84,8 @@ def detect(path: str | os.PathLike[str]) -> str:
     """Tell the format of a file by what it holds; its name does not count.
 
     Args:
-        path: a file, the prefix or folder of a TensorFlow checkpoint, or the folder of a SavedModel or of the hub.
+        path: a file, the prefix or folder of a TensorFlow checkpoint, or the folder of a SavedModel, of the hub or of a
+            preset of KerasHub.
 
     Returns:
         One of `FORMATS`.
@@ -103,7 +111,8 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint of any known format; its tensors are read when they are asked for.
 
     Args:
-        path: a file, the prefix or folder of a TensorFlow checkpoint, or the folder of a SavedModel or of the hub.
+        path: a file, the prefix or folder of a TensorFlow checkpoint, or the folder of a SavedModel, of the hub or of a
+            preset of KerasHub.
 
     Raises:
         FormatError: as `detect`, or damaged, or it wants something executed. The same error may come on access of a
@@ -143,6 +152,9 @@ def write(
     names = list(tensors)
     if not names or not all(isinstance(key, str) and key for key in names):
         raise OutputError(f"output {path}: expected at least one tensor, and text for every name")
+    longest = max(names, key=len)
+    if len(longest) > _NAME_LIMIT:
+        raise OutputError(f"tensor {shown(longest)!r}: a name of {len(longest)} characters; the limit is {_NAME_LIMIT}")
     check_outputs(path, format=module.NAME, force=force)
     in_place = getattr(module, "beside_then_in_place", beside_then_rename)
     with in_place(path) as beside:
@@ -172,6 +184,8 @@ def check_outputs(path: str | os.PathLike[str], *, format: str | None = None, fo
 
 
 def _writer(path: str | os.PathLike[str], format: str | None) -> ModuleType:
+    if not Path(path).name or "\0" in os.fspath(path):
+        raise OutputError(f"output {shown(os.fspath(path))!r}: expected a name; give one")
     name = format_of_suffix(path) if format is None else format
     if name not in _MODULES:
         raise FormatError(unknown("format", name, _writable()))
@@ -208,6 +222,8 @@ def _describe(path: Path) -> str:
         )
     if start.startswith(b"PK\x03\x04"):
         return _describe_zip(path)
+    if tail(path, len(_TABLE_END)) == _TABLE_END:
+        return "it is a TensorFlow checkpoint in the format V1; restore it with tf.compat.v1 and save it in V2"
     found = next((text for magic, text in _STRANGERS.items() if start.startswith(magic)), None)
     return found or f"it starts with {start[:16]!r}"
 

@@ -16,6 +16,8 @@ from deeplabzoo.weights_converter.formats._guard import Flaw, reading
 
 Array = npt.NDArray[Any]
 _MOST_SHARED = 16
+_SHARED_FREELY = 64 * 2**20
+_PART = 2**24  # bytes that are looked at in one go
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Checkpoint:
     Attributes:
         tensors: name -> array of any shape (0-d included), in the file's own order where it has one. The mapping is
             lazy: each access reads the tensor anew, memory-mapped where the format allows, so keep what you use twice.
-            The arrays are read-only. A flaw found on access is a `FormatError`, like one found when opening.
+            The arrays are read-only, and lie where the file has them: perhaps at an address that is no multiple of
+            their item size (`np.require(array, requirements="A")` helps who can't take that). A flaw found on access is a `FormatError`, like one found when opening.
         format: one of `formats.FORMATS`.
         metadata: the `__metadata__` of safetensors; empty elsewhere.
         notes: one line for each thing a user should know: wrapper stripped, prefix removed, entries ignored.
@@ -109,21 +112,48 @@ class MappedFile:
         return np.frombuffer(mapped, np.uint8, count, offset - begin)
 
 
+def release(array: Array) -> None:
+    """Give back the memory of a tensor that is backed by a file; what is read of it later comes from the file again.
+
+    Someone who looks at each value once calls this now and then: the pages of a tensor of a gigabyte would else count
+    as the process's memory until the tensor goes. Arrays with memory of their own are left as they are.
+    """
+    owner: Any = array
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.obj if isinstance(owner, memoryview) else owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        owner.madvise(mmap.MADV_DONTNEED)
+
+
+def checksum(update: Callable[[Any, int], int], piece: npt.NDArray[np.uint8]) -> int:
+    """Return the check sum of a piece of a file, of which a part at a time is in memory.
+
+    Args:
+        update: takes bytes and the check sum of all before them, 0 at first, as `zlib.crc32` does.
+        piece: backed by the file or not.
+    """
+    value = 0
+    for start in range(0, piece.size, _PART):
+        value = update(piece[start : start + _PART], value)
+        release(piece)
+    return value
+
+
 def check_sharing(total: int, stored: int) -> None:
-    """Refuse tensors that are far more than the bytes they share: a small file would fill the disk of who converts it.
+    """Refuse tensors that are far more than the bytes they come from: a small file would fill the disk of its user.
 
     Args:
         total: bytes of all tensors.
         stored: bytes of the file.
 
     Raises:
-        Flaw: as said. Layers that share their weights, which files may hold, are a few.
+        Flaw: as said. Layers that share their weights, which files may hold, are a few, and weights hardly shrink where
+            they are compressed; those of an untrained model do, so a few megabytes may come from anything.
     """
-    if total > _MOST_SHARED * stored:
-        raise Flaw(f"its tensors take {total} bytes, the file {stored}: they share their bytes too often")
+    if total > max(_SHARED_FREELY, _MOST_SHARED * stored):
+        raise Flaw(f"its tensors take {total} bytes, the file {stored}: they share their bytes or shrink too much")
 
 
 def as_dtype(piece: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> Array:
-    """See bytes as `dtype`; copied only where they lie at an address the processor (and torch) would trip over."""
-    array = piece.view(dtype)
-    return array if array.flags.aligned else array.copy()
+    """See bytes as `dtype`, never copied: numpy reads them at any address, others get them aligned by the converter."""
+    return piece.view(dtype)

@@ -20,13 +20,14 @@ _BASIS = np.uint32(1) << np.arange(32, dtype=np.uint32)
 _Words = npt.NDArray[np.uint32]
 
 
-def crc32c(data: npt.NDArray[np.uint8]) -> int:
+def crc32c(data: npt.NDArray[np.uint8], before: int = 0) -> int:
     """Return the CRC-32C of bytes.
 
     Args:
         data: uint8, one dimension.
+        before: the check sum of the bytes before these, where there are any.
     """
-    state = 0xFFFFFFFF
+    state = before ^ 0xFFFFFFFF
     for start in range(0, data.size, _BLOCK):
         block = data[start : start + _BLOCK]
         state = int(_advance(np.array([state], np.uint32), block.size)[0]) ^ _raw(block)

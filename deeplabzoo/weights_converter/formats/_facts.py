@@ -8,7 +8,7 @@ from typing import Any
 
 from deeplabzoo.weights_converter.formats._checkpoint import MappedFile
 from deeplabzoo.weights_converter.formats._guard import Flaw, shown
-from deeplabzoo.weights_converter.formats.restricted_pickle import View
+from deeplabzoo.weights_converter.formats._pickle_parts import View
 
 JSON_LIMIT = 4 * 2**20
 """Bytes of a configuration: that of a Keras Xception-65 takes half a megabyte."""

@@ -90,3 +90,15 @@ def head(path: Path, count: int = 64) -> bytes:
             return file.read(count)
     except OSError:
         return b""
+
+
+def tail(path: Path, count: int) -> bytes:
+    """Return the last bytes of `path`, under the conditions of `head`."""
+    try:
+        if not path.is_file() or path.stat().st_size < count:
+            return b""
+        with path.open("rb") as file:
+            file.seek(-count, 2)
+            return file.read(count)
+    except OSError:
+        return b""

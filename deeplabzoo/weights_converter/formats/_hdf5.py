@@ -13,12 +13,13 @@ import h5py
 import numpy as np
 
 from deeplabzoo.weights_converter.formats import _dtypes
-from deeplabzoo.weights_converter.formats._checkpoint import Array, MappedFile
+from deeplabzoo.weights_converter.formats._checkpoint import Array, MappedFile, as_dtype
 from deeplabzoo.weights_converter.formats._guard import Flaw, head, shown
 from deeplabzoo.weights_converter.formats._hdf5_text import Attributes, Pieces
 
 _MAGIC = b"\x89HDF\r\n\x1a\n"
-_OBJECTS_LIMIT = 200_000
+_OBJECTS_LIMIT = 10_000
+_NAME_LIMIT = 2048  # characters of a path: each object in a group has the whole path of the group in its own
 _DEPTH_LIMIT = 64
 # What HDF5 itself can undo; any other filter would load a plug-in from the machine. Deflate reaches about 1030:1.
 _FILTERS = {1: "deflate", 2: "shuffle", 3: "fletcher32"}
@@ -30,7 +31,7 @@ class _FileOfPieces(io.RawIOBase):
 
     def __init__(self, source: Pieces) -> None:
         super().__init__()
-        self._source = source
+        self._data = source.piece(0, source.size).data  # once: the library reads thousands of small pieces
         self._position = 0
 
     def readable(self) -> bool:
@@ -43,14 +44,14 @@ class _FileOfPieces(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._data)}[whence]
         self._position = max(0, start + offset)
         return self._position
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self._source.size - self._position))
-        view[:count] = self._source.piece(self._position, count).data
+        count = max(0, min(len(view), len(self._data) - self._position))
+        view[:count] = self._data[self._position : self._position + count]
         self._position += count
         return count
 
@@ -100,6 +101,8 @@ def walk(file: Any) -> Iterator[tuple[str, Any]]:
             if count > _OBJECTS_LIMIT:
                 raise Flaw(f"holds more than {_OBJECTS_LIMIT} objects")
             name = f"{prefix}{part}"
+            if len(name) > _NAME_LIMIT:
+                raise Flaw(f"{shown(name)!r} is a name of {len(name)} characters; the limit is {_NAME_LIMIT}")
             if isinstance(link := group.get(part, getlink=True), h5py.ExternalLink | h5py.SoftLink):
                 raise Flaw(f"refuses {shown(name)!r}, a {type(link).__name__}: it leads to another place or file")
             item = group[part]
@@ -114,8 +117,8 @@ def walk(file: Any) -> Iterator[tuple[str, Any]]:
             yield name, item
 
 
-def check(dataset: Any) -> None:
-    """Refuse data outside the file, and claims that the stored bytes can't meet.
+def check(dataset: Any) -> int:
+    """Refuse data outside the file, and claims that the stored bytes can't meet; returns how many bytes it claims.
 
     Raises:
         Flaw: as said.
@@ -129,10 +132,11 @@ def check(dataset: Any) -> None:
         raise Flaw(
             f"{label} is compressed with a filter HDF5 does not have itself; expected {', '.join(_FILTERS.values())}"
         )
-    claimed = math.prod(dataset.shape) * dataset.dtype.itemsize
+    claimed: int = math.prod(dataset.shape) * dataset.dtype.itemsize
     stored = dataset.id.get_storage_size()
     if claimed > stored * (_EXPANSION_LIMIT if filters else 1):
         raise Flaw(f"{label} claims {claimed} bytes, the file holds {stored}")
+    return claimed
 
 
 def load(source: Pieces, name: str, *, bfloat16: bool = False) -> Array:
@@ -142,7 +146,16 @@ def load(source: Pieces, name: str, *, bfloat16: bool = False) -> Array:
         if not isinstance(dataset, h5py.Dataset):
             raise Flaw("the file has changed since it was opened; open it again")
         check(dataset)
-        array = np.asarray(dataset[()])
+        array = _mapped(source, dataset)
     if bfloat16:
         return array.view(_dtypes.resolve("bfloat16"))
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _mapped(source: Pieces, dataset: Any) -> Array:
+    """A dataset's values: the file's own bytes where they lie in one piece, so that a large one takes no memory."""
+    offset = dataset.id.get_offset()  # none for chunks, compact data and data not written yet
+    if offset is None or dataset.dtype.kind not in "biuf" or not dataset.size:
+        return np.asarray(dataset[()])
+    piece = source.piece(offset, dataset.size * dataset.dtype.itemsize)
+    return as_dtype(piece, dataset.dtype).reshape(dataset.shape)

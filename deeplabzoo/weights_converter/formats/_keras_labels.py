@@ -23,12 +23,10 @@ def labels_of(config: dict[str, Any], variables: Iterable[str]) -> dict[str, str
         Empty unless every group that the configuration can explain is explained: where a class has groups, it has as
         many as the configuration has layers of that class.
     """
-    groups = [path.rpartition("/vars/")[0] for path in variables]
+    held = _held(variables)
     labels: dict[str, str] = {}
-    for prefix, layers in _containers(config):
-        names = dict(_numbered(layers))
-        held = {"/".join(group.split("/")[: prefix.count("/") + 1]) for group in groups if group.startswith(prefix)}
-        found = {group.removeprefix(prefix) for group in held}
+    for prefix, names in _containers(config, held):
+        found = held[prefix]
         classes = {_snake(name) for name in found}
         if found != {name for name in names if _snake(name) in classes}:
             return {}
@@ -36,8 +34,23 @@ def labels_of(config: dict[str, Any], variables: Iterable[str]) -> dict[str, str
     return labels
 
 
-def _containers(config: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Yield the layers of a model, and of each model in it, with the path of their groups."""
+def _held(variables: Iterable[str]) -> dict[str, set[str]]:
+    """Return path of a group of layers (`layers/`, `layers/functional/layers/`) -> names of the groups in it."""
+    held: dict[str, set[str]] = {}
+    for variable in variables:
+        parts = variable.rpartition("/vars/")[0].split("/")
+        for at in range(1, len(parts), 2):
+            if parts[at - 1] != "layers":
+                break
+            held.setdefault("/".join(parts[:at]) + "/", set()).add(parts[at])
+    return held
+
+
+def _containers(config: dict[str, Any], held: dict[str, set[str]]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the names of the layers of a model, and of each model in it, with the path of their groups.
+
+    Models without groups are passed over: a configuration can spell a hundred thousand of them, with long names.
+    """
     models = [("", config)]
     while models:
         path, model = models.pop()
@@ -47,9 +60,13 @@ def _containers(config: dict[str, Any]) -> Iterator[tuple[str, list[dict[str, An
             continue
         layers = [layer for layer in listed if _is_layer(layer)]
         prefix = f"{path}layers/"
-        yield prefix, layers
-        for (name, _), layer in zip(_numbered(layers), layers, strict=True):
-            models.append((f"{prefix}{name}/", layer))
+        if prefix not in held:
+            continue
+        names = list(_numbered(layers))
+        yield prefix, dict(names)
+        models += [
+            (f"{prefix}{name}/", layer) for (name, _), layer in zip(names, layers, strict=True) if name in held[prefix]
+        ]
 
 
 def _is_layer(layer: Any) -> bool:
@@ -62,7 +79,7 @@ def _numbered(layers: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     """Yield name of the group and name of the layer."""
     used: dict[str, int] = {}
     for layer in layers:
-        kind = _snake_case(layer["class_name"])
+        kind = snake_case(layer["class_name"])
         used[kind] = used.get(kind, -1) + 1
         config = layer.get("config")
         name = config.get("name") if isinstance(config, dict) else None
@@ -74,7 +91,7 @@ def _snake(group: str) -> str:
     return re.sub(r"_[0-9]+$", "", group)
 
 
-def _snake_case(name: str) -> str:
+def snake_case(name: str) -> str:
     """Return a class name as Keras spells it in a path (`keras.src.utils.naming.to_snake_case`)."""
     name = re.sub(r"\W+", "", name)
     name = re.sub("(.)([A-Z][a-z]+)", r"\1_\2", name)

@@ -14,9 +14,10 @@ FOOTER = 48
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _TRAILER = 5  # compression, check sum
 _BLOCK_LIMIT = 64 * 2**20
-_MOST_BLOCKS = 4096
+_MOST_BLOCKS = 1024
 _KEY_LIMIT = 2**16
 _KEYS_LIMIT = 64 * 2**20  # bytes; each key repeats the beginning of the one before it, so a small table can hold many
+_VALUES_LIMIT = 2**21  # bytes; about forty tell what there is to know of a tensor
 _NO_COMPRESSION, _SNAPPY = 0, 1
 # What TensorFlow writes with: bytes of a block, and how many keys in a row may leave out a common beginning.
 _BLOCK_SIZE, _RESTART_INTERVAL = 2**18, 16
@@ -38,7 +39,7 @@ def entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     for _ in range(2):  # the table of tables of contents, unused, then the one of blocks
         offset, position = varint(footer, position)
         size, position = varint(footer, position)
-    total, keys = 0, 0
+    total, keys, values = 0, 0, 0
     for count, (_, handle) in enumerate(_pairs(_block(data, offset, size))):
         block_offset, position = varint(handle, 0)
         block_size, _ = varint(handle, position)
@@ -46,9 +47,9 @@ def entries(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         if total > len(data) or count >= _MOST_BLOCKS:
             raise Flaw("damaged: the blocks of the index overlap, or are too many")
         for key, value in _pairs(_block(data, block_offset, block_size)):
-            keys += len(key)
-            if keys > _KEYS_LIMIT:
-                raise Flaw(f"the names in the index take more than {_KEYS_LIMIT} bytes")
+            keys, values = keys + len(key), values + len(value)
+            if keys > _KEYS_LIMIT or values > _VALUES_LIMIT:
+                raise Flaw(f"the index takes more than {_KEYS_LIMIT} bytes for names, or {_VALUES_LIMIT} for the rest")
             yield key, value
 
 

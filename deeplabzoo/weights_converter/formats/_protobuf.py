@@ -13,7 +13,7 @@ from deeplabzoo.weights_converter.formats._guard import Flaw
 Bytes = bytes | memoryview
 _EMPTY = memoryview(b"")
 _CHUNK = 2**20
-_FIELD_LIMIT = 1_000_000  # of a whole file: the largest networks have a few tens of thousands
+_FIELD_LIMIT = 400_000  # of a whole file: the largest networks have a few tens of thousands
 _TEXT_LIMIT = 64 * 2**20
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from deeplabzoo.weights_converter.formats._guard import Flaw, shown
-from deeplabzoo.weights_converter.formats.restricted_pickle import Buildable, Inert, View
+from deeplabzoo.weights_converter.formats._pickle_parts import Buildable, Inert, View
 
 # In the order of asking. Of the second kind is a running average of the network: taken where nothing else is there.
 _WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
@@ -17,6 +17,9 @@ _AVERAGES = (
 )  # fmt: skip
 # DataParallel, torch.compile, LightningModule and such, and AveragedModel under the same names.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "ema_model.", "model_ema.", "ema.")
+# What training modules call their loss, whose class weights then lie among the network's tensors.
+_LOSSES = ("criterion", "loss", "loss_fn", "loss_func", "loss_function")
+_FEW = 10  # times as many tensors has the network as what lies around it
 _RIVALS = {"student", "teacher"}
 _DEPTH = 4
 # State of the training, of no use to who only wants the network: key contains one of these.
@@ -42,7 +45,7 @@ class Found:
 def find_tensors(top: Any, is_tensor: Callable[[Any], bool]) -> Found:
     """Find the dictionary of tensors in what a pickle holds, and strip the prefixes that wrappers leave.
 
-    A prefix is stripped only where every tensor has it. Where the file holds a network and a running average of it
+    A prefix is stripped only where every tensor has it, but for those that are not the network's (`around`). Where the file holds a network and a running average of it
     (`model` and `model_ema`), the network is taken and a note says what was not.
 
     Args:
@@ -83,6 +86,18 @@ def find_tensors(top: Any, is_tensor: Callable[[Any], bool]) -> Found:
     return Found(_strip_prefixes(tensors, notes), notes, beside)
 
 
+def around(name: str) -> str | None:
+    """What a tensor is that the module around a network keeps beside it, or none where it may be the network's own.
+
+    No network of PyTorch has tensors of its own without a module before them, so that `mean` and `std` of a
+    LightningModule are not the network's.
+    """
+    head, dot, _ = name.partition(".")
+    if not dot:
+        return "a buffer of the module around the network"
+    return "of the loss" if head in _LOSSES else None
+
+
 def _networks(entries: dict[Any, Any], names: Iterable[str], is_tensor: Callable[[Any], bool]) -> list[str]:
     return [name for name in names if isinstance(entries.get(name), dict) and _holds(entries[name], is_tensor)]
 
@@ -91,8 +106,12 @@ def _strip_prefixes(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]
     for _ in range(_DEPTH):
         tensors = _one_network(tensors, notes)
         for prefix in _PREFIXES:
-            if all(name.startswith(prefix) and name != prefix for name in tensors):
-                tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+            inside = {name for name in tensors if name.startswith(prefix) and name != prefix}
+            stripped = {name.removeprefix(prefix) if name in inside else name: tensors[name] for name in tensors}
+            outside = tensors.keys() - inside
+            few = len(outside) * _FEW <= len(inside) and len(stripped) == len(tensors)
+            if inside and few and all(map(around, outside)):
+                tensors = stripped
                 notes.append(f"{prefix!r} prefix removed")
     return tensors
 
@@ -128,7 +147,7 @@ def _set_aside(entries: dict[Any, Any], networks: Iterable[str], notes: list[str
 
 def _kind(value: Any) -> str:
     if isinstance(value, Inert):
-        return value.name
+        return shown(value.name)
     if isinstance(value, View):
         return "str" if value.text else "bytes"
     return "tensor" if isinstance(value, Buildable) else type(value).__name__

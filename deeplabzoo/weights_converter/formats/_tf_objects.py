@@ -15,7 +15,7 @@ from deeplabzoo.weights_converter.formats._guard import Flaw
 from deeplabzoo.weights_converter.formats._protobuf import Bytes, fields, varint
 
 KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
-LIMIT = 8 * 2**20
+LIMIT = 2 * 2**20
 
 
 def string(piece: npt.NDArray[np.uint8], checksum: int) -> memoryview:

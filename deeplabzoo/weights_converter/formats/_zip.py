@@ -14,7 +14,7 @@ from pathlib import Path
 from deeplabzoo.weights_converter.formats._checkpoint import MappedFile
 from deeplabzoo.weights_converter.formats._guard import Flaw, head, shown
 
-_LIST_LIMIT = 2**24  # bytes of the list of entries, about a hundred for each
+_LIST_LIMIT = 2**22  # bytes of the list of entries, about a hundred for each
 _CHUNK = 2**20
 _LOCAL_HEADER = 30  # bytes before the name of an entry
 ALIGNMENT = 64  # torch's own: a memory-mapped tensor then starts on a cache line

@@ -26,6 +26,7 @@ NAME = "caffemodel"
 _HEAD = 64 * 2**10
 _NET = {1: 2, 2: 2, 3: 2, 4: 0, 5: 0, 6: 2, 7: 0, 8: 2, 100: 2}
 _MOST_NUMBERS = 16  # of axes of a shape, a padding or a stride
+_MOST_BLOBS = 16  # of a layer: each of them has the layer's name in its own
 
 # Types that the older files number; by the names that the newer ones have.
 _V1_TYPES = {
@@ -116,6 +117,8 @@ def _layer(walk: Walk, span: Field, where: _Generation) -> tuple[dict[str, Any],
         elif field.field == where.type:
             kind = walk.text(field) if field.wire == 2 else _V1_TYPES.get(field.number, f"type {field.number}")
         elif field.field == where.blobs and field.wire == 2:
+            if len(blobs) == _MOST_BLOBS:
+                raise Flaw(f"a layer holds more than {_MOST_BLOBS} blobs; no layer of Caffe does")
             blobs.append(_blob(walk, field, len(blobs)))
         elif field.field == where.convolution and field.wire == 2:
             more = _convolution(walk, field)

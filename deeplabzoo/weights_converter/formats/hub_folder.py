@@ -93,7 +93,11 @@ def check_output(path: Path, *, force: bool = False) -> None:
     It exists and is no hub folder, or is one without `force`, or holds other files too; or the folder above is missing
     or can't be written.
     """
-    if path.exists() or path.is_symlink():
+    try:
+        there = path.exists() or path.is_symlink()
+    except OSError as error:  # a name that is too long
+        raise OutputError(f"output {shown(str(path))}: {reason(error)}; give another") from None
+    if there:
         if path.is_symlink() or not path.is_dir() or not (sniff(path) or not any(path.iterdir())):
             raise OutputError(f"output {path} exists and is no hub folder; give another name")
         if not force:
@@ -112,7 +116,7 @@ def beside_then_in_place(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path` to write to; on success it takes the name, on any failure it is removed.
 
     A folder that it replaces is exchanged with it in one step. Where the system can't do that, it is moved out of the
-    way first: a kill between these two leaves it under a hidden name.
+    way first, and back where the new one does not get the name: a kill between these two leaves both under hidden names.
 
     Raises:
         OutputError: the folder can't be written (full disk, no permission).
@@ -124,20 +128,19 @@ def beside_then_in_place(path: Path) -> Iterator[Path]:
         for item in beside.iterdir():
             with item.open("rb") as file:
                 os.fsync(file.fileno())
+        if path.exists() and exchange(beside, path):
+            return
         if path.exists():
-            if exchange(beside, path):
-                return
             path.rename(replaced)
-        try:
-            beside.rename(path)
-        except OSError:
-            if replaced.exists():
-                replaced.rename(path)
-            raise
+        beside.rename(path)
     except OSError as error:
         raise OutputError(f"output {path} can't be written: {reason(error)}") from error
     finally:
-        for left in (beside, replaced):
+        # Whatever ended it, an interrupt too: what was replaced is removed only where something has the name.
+        if not path.exists() and replaced.exists():
+            with contextlib.suppress(OSError):
+                replaced.rename(path)
+        for left in (beside, replaced) if path.exists() else (beside,):
             shutil.rmtree(left, ignore_errors=True)
 
 

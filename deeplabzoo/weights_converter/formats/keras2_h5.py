@@ -12,7 +12,7 @@ import numpy as np
 
 from deeplabzoo.errors import OutputError
 from deeplabzoo.weights_converter.formats import _dtypes
-from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile
+from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile, check_sharing
 from deeplabzoo.weights_converter.formats._facts import JSON_LIMIT, parse_config
 from deeplabzoo.weights_converter.formats._guard import Flaw, reading, shown
 from deeplabzoo.weights_converter.formats._hdf5 import address_of, check, is_keras2, load, opened, walk
@@ -22,6 +22,7 @@ from deeplabzoo.weights_converter.formats._hdf5_writer import created
 NAME = "keras2-h5"
 _TOP_LEVEL = "top_level_model_weights"  # weights of the model itself, which no list of layers names
 _ATTRIBUTE_LIMIT = 64512  # bytes that Keras puts in one attribute; HDF5 takes a little more
+_NAME_LIMIT = 1000  # bytes; every name in the list takes as many as the longest
 _LEGAL = _dtypes.NATIVE
 # Without a version, Keras 2 takes the weights for those of Keras 1 and turns kernels round.
 _WRITER = {"backend": b"tensorflow", "keras_version": b"2.15.0"}
@@ -68,6 +69,7 @@ def read(path: Path) -> Checkpoint:
             facts["layer_names"] = layers
             top = [_TOP_LEVEL] if _join(base, _TOP_LEVEL) in groups and _TOP_LEVEL not in layers else []
             places = {}
+            total = 0
             for layer in layers + top:
                 group = _join(base, layer)
                 if not layer or group not in groups:
@@ -79,10 +81,11 @@ def read(path: Path) -> Checkpoint:
                     name = _tensor_name(layer, weight)
                     if name in places:
                         raise Flaw(f"holds two weights called {shown(name)!r}")
-                    _check(file[place])
+                    total += _check(file[place])
                     places[name] = place
         if not places:
             raise Flaw("holds no weights: none of its layers lists any")
+        check_sharing(total, source.size)
         loaders = {name: lambda place=place: load(source, place) for name, place in places.items()}
         ignored = list(datasets.keys() - set(places.values()))
         notes = (
@@ -119,9 +122,10 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
                 weights = {f"{name}:0": name for name in names}
                 _write_names(group, "weight_names", list(weights))
                 for weight, name in weights.items():
-                    if getattr(tensors[name], "dtype", None) == "bfloat16":
+                    tensor = tensors[name]
+                    if getattr(tensor, "dtype", None) == "bfloat16":
                         raise OutputError(f"tensor {shown(name)!r}: Keras 2 has no bfloat16; write it as float32")
-                    group.create_dataset(weight, data=_dtypes.contiguous(name, tensors[name], _LEGAL, NAME))
+                    group.create_dataset(weight, data=_dtypes.contiguous(name, tensor, _LEGAL, NAME))
     except (TypeError, ValueError, KeyError, RuntimeError) as error:  # clashing paths, names HDF5 can't hold
         raise OutputError(f"output can't be written as {NAME}: {shown(error)}") from error
 
@@ -135,10 +139,10 @@ def _tensor_name(layer: str, weight: str) -> str:
     return short if short.startswith(f"{layer}/") else f"{layer}/{short}"
 
 
-def _check(dataset: Any) -> None:
+def _check(dataset: Any) -> int:
     if dataset.dtype.kind not in "biufc":
         raise Flaw(f"{shown(dataset.name)} is of type {shown(str(dataset.dtype))}; expected numbers")
-    check(dataset)
+    return check(dataset)
 
 
 def _layers(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> dict[str, list[str]]:
@@ -180,6 +184,8 @@ def _listed(text: str) -> list[str]:
 
 def _write_names(group: Any, name: str, names: list[str]) -> None:
     """Store a list of names in as many attributes as Keras makes of it."""
+    if any(len(text.encode("utf-8")) > _NAME_LIMIT for text in names):
+        raise OutputError(f"a name in {name} takes more than {_NAME_LIMIT} bytes; shorten it")
     encoded = np.array([text.encode("utf-8") for text in names], np.bytes_) if names else np.empty(0, "f8")
     chunks, count = [encoded], 1
     while any(chunk.nbytes > _ATTRIBUTE_LIMIT for chunk in chunks):

@@ -13,7 +13,7 @@ import numpy as np
 
 from deeplabzoo.errors import OutputError
 from deeplabzoo.weights_converter.formats import _dtypes
-from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile
+from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile, check_sharing
 from deeplabzoo.weights_converter.formats._guard import Flaw, reading, shown
 from deeplabzoo.weights_converter.formats._hdf5 import address_of, check, is_hdf5, is_keras2, load, opened, walk
 from deeplabzoo.weights_converter.formats._hdf5_text import Attributes, Pieces
@@ -52,6 +52,7 @@ def variables(source: Pieces) -> tuple[dict[str, Callable[[], Array]], dict[str,
     kinds: dict[str, bool] = {}
     labels: dict[str, str] = {}
     ignored: list[str] = []
+    total = 0
     with opened(source) as file:
         for name, item in walk(file):
             layer, _, last = f"/{name}".rpartition("/")
@@ -62,12 +63,13 @@ def variables(source: Pieces) -> tuple[dict[str, Callable[[], Array]], dict[str,
             # Keras stores bfloat16 as two bytes of no type, and says so.
             bfloat16 = item.dtype == np.dtype("V2") and attributes.text(address_of(item), "dtype") == "bfloat16"
             if layer.endswith("/vars") and (bfloat16 or item.dtype.kind in "biufc"):
-                check(item)
+                total += check(item)
                 kinds[name] = bfloat16
             else:
                 ignored.append(name)
     if not kinds:
         raise Flaw("holds no variables: expected datasets in groups called vars, as Keras 3 writes them")
+    check_sharing(total, source.size)
     names = sorted(kinds, key=_natural)
     notes = (f"ignored datasets that are no variables: {shown(sorted(ignored)[:8])}",) if ignored else ()
     loaders = {name: functools.partial(load, source, name, bfloat16=kinds[name]) for name in names}

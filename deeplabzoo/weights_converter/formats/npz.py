@@ -15,7 +15,15 @@ import numpy as np
 
 from deeplabzoo.errors import OutputError
 from deeplabzoo.weights_converter.formats import _dtypes, _zip
-from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile, as_dtype
+from deeplabzoo.weights_converter.formats._checkpoint import (
+    Array,
+    Checkpoint,
+    LazyTensors,
+    MappedFile,
+    as_dtype,
+    check_sharing,
+    checksum,
+)
 from deeplabzoo.weights_converter.formats._guard import Flaw, reading, shown
 
 NAME = "npz"
@@ -24,10 +32,10 @@ _MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 10_000  # numpy's own
 _EXPANSION_LIMIT = 1100  # deflate reaches about 1030:1
 _KINDS = {"b": "bool", "u": "uint", "i": "int", "f": "float", "c": "complex"}
-# What numpy writes, and those that write like it.
+# What numpy writes, and those that write like it. Only one way leads through it: a comma must stand between two sizes.
 _HEADER = re.compile(
     r"\{\s*'descr':\s*'([<>|=])([a-zA-Z])(\d{1,3})',\s*'fortran_order':\s*(True|False),"
-    r"\s*'shape':\s*\(((?:\d{1,19}L?,?\s*){0,32})\),?\s*\}\s*"
+    r"\s*'shape':\s*\(((?:\d{1,19}L?,\s*){0,32}(?:\d{1,19}L?)?)\),?\s*\}\s*"
 )
 # numpy has no bfloat16: it would come back as two bytes of no type.
 _LEGAL = _dtypes.NATIVE
@@ -65,6 +73,7 @@ def read(path: Path) -> Checkpoint:
             _check_name(name)
             entry = _zip.place(file, info)
             headers[name.removesuffix(_SUFFIX)] = entry, _header(file, entry)
+        check_sharing(sum(entry.size for entry, _ in headers.values()), file.size)
         checked: set[str] = set()
 
         def load(name: str) -> Array:
@@ -73,7 +82,7 @@ def read(path: Path) -> Checkpoint:
                 data = np.frombuffer(_zip.whole(file, entry, entry.size), np.uint8)[header.length :]
             else:
                 whole = file.piece(entry.offset, entry.size)
-                if name not in checked and entry.checksum is not None and zlib.crc32(whole.data) != entry.checksum:
+                if name not in checked and entry.checksum is not None and checksum(zlib.crc32, whole) != entry.checksum:
                     raise Flaw(f"array {shown(name)!r} is damaged (its check sum differs); get the file again")
                 data = whole[header.length :]
             checked.add(name)
@@ -104,11 +113,9 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
             value = tensors[name]
             try:
                 _check_name(f"{name}{_SUFFIX}")
-                fits = len(name.encode()) < 2**15
+                name.encode()
             except (Flaw, UnicodeEncodeError):
-                fits = False
-            if not fits:
-                raise OutputError(f"tensor {shown(name)!r} can't be called so in a .npz; rename it")
+                raise OutputError(f"tensor {shown(name)!r} can't be called so in a .npz; rename it") from None
             if getattr(value, "dtype", None) == "bfloat16":
                 raise OutputError(
                     f"tensor {shown(name)!r}: numpy has no bfloat16; write it with dtype float32, or as safetensors"

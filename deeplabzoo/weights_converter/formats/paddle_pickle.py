@@ -18,9 +18,10 @@ from deeplabzoo.weights_converter.formats import _dtypes
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile, check_sharing
 from deeplabzoo.weights_converter.formats._facts import plain_entries
 from deeplabzoo.weights_converter.formats._guard import Flaw, head, reading
+from deeplabzoo.weights_converter.formats._pickle_parts import Callee, refusal
 from deeplabzoo.weights_converter.formats._state_dicts import find_tensors
 from deeplabzoo.weights_converter.formats.pickle_values import ArrayStub, plain_names, total_bytes
-from deeplabzoo.weights_converter.formats.restricted_pickle import Callee, Machine, refusal
+from deeplabzoo.weights_converter.formats.restricted_pickle import Machine
 
 NAME = "paddle"
 _NAMES_KEY = "StructuredToParameterName@@"

@@ -11,7 +11,15 @@ import numpy as np
 from deeplabzoo.weights_converter.formats import _dtypes
 from deeplabzoo.weights_converter.formats._checkpoint import Array, MappedFile, as_dtype
 from deeplabzoo.weights_converter.formats._guard import Flaw, shown
-from deeplabzoo.weights_converter.formats.restricted_pickle import Buildable, Callee, Inert, Stranger, View, refusal
+from deeplabzoo.weights_converter.formats._pickle_parts import (
+    NAME_LIMIT,
+    Buildable,
+    Callee,
+    Inert,
+    Stranger,
+    View,
+    refusal,
+)
 
 _DIMENSIONS = 32
 _PAIRS_LIMIT = 1_000_000
@@ -166,7 +174,7 @@ def plain_names() -> dict[str, Any]:
 
     def attribute(of: Any, name: Any) -> Inert:
         # How protocol 2 says "that method of that class".
-        if not isinstance(of, Stranger) or not isinstance(name, str):
+        if not isinstance(of, Stranger) or not isinstance(name, str) or len(name) > NAME_LIMIT:
             raise refusal("builtins.getattr")
         return Inert(f"{of.name}.{name}")
 

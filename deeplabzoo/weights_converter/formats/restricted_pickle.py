@@ -4,70 +4,47 @@ A pickle is a program for a small stack machine; two of its instructions import 
 is that machine without those two: a name is looked up in a table given by the caller, whose entries are functions of
 this package that only build inert values, and a name of Python itself, numpy or torch that is not in the table ends
 the reading. Names of anything else are those of a training script: nothing of them is imported, and what the file makes
-of such a class is an inert value that knows its name and no more. It is a machine of our own rather than a subclass of the standard one for two more reasons: the standard one allocates what a file claims
-(a memo of four billion places takes five bytes), and it copies every tensor, while here long strings stay in the file
-and are known by their position.
+of such a class is an inert value that knows its name and no more.
+
+It is a machine of our own rather than a subclass of the standard one for two more reasons: the standard one allocates
+what a file claims (a memo of four billion places takes five bytes), and it copies every tensor, while here long strings
+stay in the file and are known by their position. A value that was kept once can be recalled and used a million times,
+so whatever an instruction may cost is counted: instructions, calls with their arguments, text, and keys.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 import sys
 from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
 from deeplabzoo.weights_converter.formats._guard import Flaw, shown
+from deeplabzoo.weights_converter.formats._pickle_parts import (
+    NAME_LIMIT,
+    Buildable,
+    Callee,
+    Inert,
+    View,
+    refusal,
+    stranger,
+)
 
 # A training checkpoint of a thousand tensors with its optimizer takes about a hundred thousand.
-_OPCODE_LIMIT = 2_000_000
+_OPCODE_LIMIT = 1_000_000
+_CALL_LIMIT = 50_000  # calls, and names of strangers
+_ARGUMENTS_LIMIT = 64
 _INLINE = 4096  # longer strings and byte strings are not copied out of the file
+_INLINE_TOTAL = 32 * 2**20
+_MEMO_LIMIT = 2**32  # what protocol 2 can count up to
 _PYTHON2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 # Modules where a name that is not in the table is an attack, or a tensor of a kind that is not read.
 _OWN = sys.stdlib_module_names | {"numpy", "torch"}
 _KEY_PARTS = 8
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class View:
-    """A long string left where it lies: `length` bytes at `offset` of the file, `text` where they are UTF-8."""
-
-    offset: int
-    length: int
-    text: bool
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Callee:
-    """What a name in a file stands for: a function of ours that may be called in its place."""
-
-    name: str
-    function: Callable[..., Any]
-
-
-class Stranger(Callee):
-    """A name of a module that is none of Python's, numpy's or torch's: it may be called where it looks like a class."""
-
-    __slots__ = ()
-
-
-class Inert:
-    """A value that is known to be harmless and of no interest; it swallows whatever the file does to it."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-class Buildable:
-    """A value that takes a state from the file (the BUILD instruction) through a method of ours."""
-
-    __slots__ = ()
-
-    def build(self, state: Any) -> None:
-        """Take the state; raises `Flaw` where it is not as it should be."""
-        raise NotImplementedError
+# Who chooses numbers so that their hashes are equal makes a dictionary of n keys cost n * n steps. Hashes of whole
+# numbers below this are all different; those of tuples can be chosen, so that there may be a few. Text is salted.
+_KEY_NUMBER = 2**60
+_TUPLE_KEYS_LIMIT = 1000
 
 
 class Machine:
@@ -92,6 +69,9 @@ class Machine:
         self._persistent = persistent
         self._base = base
         self._left = _OPCODE_LIMIT
+        self._calls_left = _CALL_LIMIT
+        self._inline_left = _INLINE_TOTAL
+        self._tuple_keys_left = _TUPLE_KEYS_LIMIT
         self._position = 0
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -149,6 +129,9 @@ class Machine:
             self._push(View(self._base + self._position, length, encoding == "utf-8"))
             self._position += length
             return
+        self._inline_left -= length
+        if self._inline_left < 0:
+            raise Flaw(f"its short strings take more than {_INLINE_TOTAL} bytes; expected a dictionary of tensors")
         taken = self._take(length)
         self._push(taken.decode(encoding, "surrogatepass") if encoding else taken)
 
@@ -183,23 +166,36 @@ class Machine:
     def _global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise Flaw("damaged pickle: a name that is not text")
+        if max(len(module), len(name)) > NAME_LIMIT:
+            raise Flaw(f"damaged pickle: a name of {max(len(module), len(name))} characters, {shown(name)}")
         dotted = f"{_PYTHON2.get(module, module)}.{name}"
         if dotted in self._known:
             self._push(self._known[dotted])
         elif module.split(".")[0] in _OWN or not all(part.isidentifier() for part in dotted.split(".")):
             raise refusal(dotted)
         else:
-            self._push(_stranger(dotted))
+            self._spend_call()
+            self._push(stranger(dotted))
+
+    def _spend_call(self) -> None:
+        self._calls_left -= 1
+        if self._calls_left < 0:
+            raise Flaw(f"its pickle makes more than {_CALL_LIMIT} objects; expected a dictionary of tensors")
 
     def _call(self, target: Any, arguments: Any) -> None:
         if not isinstance(target, Callee):
             raise Flaw(f"damaged pickle: it calls a {type(target).__name__}")
-        if not isinstance(arguments, tuple):
-            raise Flaw(f"damaged pickle: {target.name} is called without a tuple of arguments")
+        if not isinstance(arguments, tuple) or len(arguments) > _ARGUMENTS_LIMIT:
+            raise Flaw(
+                f"damaged pickle: {shown(target.name)} is called without a tuple of at most {_ARGUMENTS_LIMIT} arguments"
+            )
+        self._spend_call()
         try:
             self._push(target.function(*arguments))
         except (TypeError, ValueError) as error:
-            raise Flaw(f"damaged pickle: {target.name} is called with wrong arguments ({shown(error)})") from error
+            raise Flaw(
+                f"damaged pickle: {shown(target.name)} is called with wrong arguments ({shown(error)})"
+            ) from error
 
     def _reduce(self) -> None:
         arguments = self._pop()
@@ -244,8 +240,10 @@ class Machine:
         if type(target) is not dict or len(items) % 2:
             raise Flaw("damaged pickle: items are put into what is no dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not _is_key(key) and not (isinstance(key, tuple) and len(key) <= _KEY_PARTS and all(map(_is_key, key))):
-                raise Flaw(f"a dictionary has a {type(key).__name__} for a key; expected text")
+            if isinstance(key, tuple):
+                self._tuple_keys_left -= 1
+            if not _is_key(key) or self._tuple_keys_left < 0:
+                raise Flaw(f"a dictionary has {shown(key)}, a {type(key).__name__}, for a key; expected text")
             target[key] = value
 
     def _set_item(self) -> None:
@@ -274,6 +272,8 @@ class Machine:
         self._push(self._memo[index])
 
     def _put(self, index: int) -> None:
+        if not 0 <= index < _MEMO_LIMIT:
+            raise Flaw(f"damaged pickle: it keeps a value as number {shown(index)}")
         self._memo[index] = self._top()
 
     def _integer(self, length: int) -> None:
@@ -287,26 +287,10 @@ class Machine:
 
 
 def _is_key(value: Any) -> bool:
-    """Tell whether a value is hashed at once; a nested tuple can take for ever."""
-    return isinstance(value, str | int | float | bytes | Inert | None)
-
-
-def _stranger(dotted: str) -> Stranger:
-    def make(*_: Any) -> Inert:
-        # A function would be called for what it does; a class is made to hold something.
-        if not dotted.rpartition(".")[2].lstrip("_")[:1].isupper():
-            raise refusal(dotted)
-        return Inert(dotted)
-
-    return Stranger(dotted, make)
-
-
-def refusal(dotted: str) -> Flaw:
-    """Return the error that says that what a file names is not called."""
-    return Flaw(
-        f"refuses to call {shown(dotted)}: only tensors and plain containers are read and nothing is executed; if you "
-        "trust the file, load it with the framework that made it and save the bare state dict"
-    )
+    """Tell whether a value is hashed at once; a tuple in a tuple can take for ever."""
+    if isinstance(value, tuple):
+        return len(value) <= _KEY_PARTS and all(not isinstance(part, tuple) and _is_key(part) for part in value)
+    return abs(value) < _KEY_NUMBER if isinstance(value, int) else isinstance(value, str | float | bytes | Inert | None)
 
 
 def _refuse_instruction(what: str) -> Callable[[Machine], None]:

@@ -11,7 +11,14 @@ from pathlib import Path
 
 from deeplabzoo.errors import OutputError
 from deeplabzoo.weights_converter.formats import _dtypes, _leveldb, _tf_objects, _tf_writer
-from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile, as_dtype
+from deeplabzoo.weights_converter.formats._checkpoint import (
+    Array,
+    Checkpoint,
+    LazyTensors,
+    MappedFile,
+    as_dtype,
+    checksum,
+)
 from deeplabzoo.weights_converter.formats._crc32c import crc32c, unmask
 from deeplabzoo.weights_converter.formats._guard import Flaw, reading, shown
 from deeplabzoo.weights_converter.formats._protobuf import Bytes, fields
@@ -19,8 +26,8 @@ from deeplabzoo.weights_converter.formats._tf_types import DTYPES, NOT_NUMBERS, 
 from deeplabzoo.weights_converter.formats._tf_writer import data_of, index_of
 
 NAME = "tf-checkpoint"
-_INDEX_LIMIT = 16 * 2**20  # a hundred thousand tensors
-_MOST_ENTRIES = 200_000
+_INDEX_LIMIT = 4 * 2**20
+_MOST_ENTRIES = 50_000
 _SHARD = re.compile(r"(.+)\.data-\d{5}-of-\d{5}")
 _COPIES = "_all_variables/"  # Keras' export stores every variable once more under this path
 
@@ -109,7 +116,7 @@ def bundle(path: Path, prefix: Path, format_name: str) -> Checkpoint:
 
     def load(name: str, entry: _Entry) -> Array:
         piece = files[entry.shard].piece(entry.offset, entry.size)
-        if name not in checked and crc32c(piece) != unmask(entry.checksum):
+        if name not in checked and checksum(crc32c, piece) != unmask(entry.checksum):
             raise Flaw(f"tensor {shown(name)!r} is damaged (its check sum differs); get the file again")
         checked.add(name)
         return as_dtype(piece, _dtypes.resolve(DTYPES[entry.dtype])).reshape(entry.shape)

@@ -26,13 +26,15 @@ from deeplabzoo.weights_converter.formats._checkpoint import (
     MappedFile,
     as_dtype,
     check_sharing,
+    checksum,
 )
 from deeplabzoo.weights_converter.formats._facts import plain_entries
 from deeplabzoo.weights_converter.formats._guard import Flaw, head, reading, shown
+from deeplabzoo.weights_converter.formats._pickle_parts import Buildable, Callee, Inert
 from deeplabzoo.weights_converter.formats._state_dicts import find_tensors
 from deeplabzoo.weights_converter.formats._torch_writer import NAME, STORAGES, write
 from deeplabzoo.weights_converter.formats.pickle_values import ArrayStub, checked_shape, plain_names, total_bytes
-from deeplabzoo.weights_converter.formats.restricted_pickle import Buildable, Callee, Inert, Machine
+from deeplabzoo.weights_converter.formats.restricted_pickle import Machine
 
 __all__ = ["NAME", "read", "sniff", "write"]
 
@@ -211,12 +213,12 @@ class _Offset:
     def __call__(self, storage: _Storage, *, check: bool = True) -> int:
         if storage.key not in self._found:
             raise Flaw(f"storage {shown(storage.key)!r} is not in the file")
-        offset, length, checksum = self._found[storage.key]
+        offset, length, stored = self._found[storage.key]
         needed = (storage.first + storage.count) * _dtypes.ITEMSIZE.get(storage.dtype, 1)
         if needed > length:
             raise Flaw(f"storage {shown(storage.key)!r} claims {needed} bytes, the file holds {length}")
         if check and storage.key not in self._checked:
-            if checksum is not None and zlib.crc32(self._file.piece(offset, length).data) != checksum:
+            if stored is not None and checksum(zlib.crc32, self._file.piece(offset, length)) != stored:
                 raise Flaw(f"storage {shown(storage.key)!r} is damaged (its check sum differs); get the file again")
             self._checked.add(storage.key)
         return offset
@@ -235,11 +237,11 @@ def _read_zip(file: MappedFile) -> tuple[Any, _Offset]:
         order = file.piece(offset, length).tobytes()
         if order != b"little":
             raise Flaw(f"byte order {shown(order)}; expected little: save it again on a little-endian machine")
-    offset, length, checksum = _place(file, entries[pickles[0]])
+    offset, length, stored = _place(file, entries[pickles[0]])
     if length > _PICKLE_LIMIT:
         raise Flaw(f"its pickle takes {length} bytes; the limit is {_PICKLE_LIMIT}")
     data = file.piece(offset, length)
-    if checksum is not None and zlib.crc32(data.data) != checksum:
+    if stored is not None and checksum(zlib.crc32, data) != stored:
         raise Flaw("its pickle is damaged (the check sum differs); get the file again")
     top, _ = Machine(data.data, _names(), _storage, base=offset).run()
     prefix = f"{root}data/"
