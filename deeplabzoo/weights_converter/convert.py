@@ -271,7 +271,7 @@ def _file_metadata(model: Canonical, layout: Layout, file_format: str) -> dict[s
         # Others' loaders look for this key; ours marks a file whose names are our own.
         return {**(model.metadata() if own else {"format": "pt"}), "written_by": f"deeplabzoo {__version__}"}
     if file_format == "hub-folder":
-        config = layout.config(model.spec)
+        config = layout.config(model)
         return None if config is None else {"config": json.dumps(config, indent=2)}
     return None
 

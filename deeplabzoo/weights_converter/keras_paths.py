@@ -53,6 +53,14 @@ def keras_node_name(layer: str) -> str:
     return layer.replace("__", ".")
 
 
+def training_state(path: str) -> str | None:
+    """What a variable is of which no network knows: those of an optimizer stand beside the layers of the model.
+
+    A model that was compiled keeps them in its `.weights.h5` and `.keras`, the step and the learning rate first.
+    """
+    return "optimizer slot" if path.startswith("optimizer/") else None
+
+
 def to_keras(op: ops.Op, suffix: str, array: np.ndarray) -> np.ndarray:
     """A canonical array in Keras' layout: kernels H, W, I, O; depthwise kernels H, W, C, O / C. A view of the array."""
     if not isinstance(op, ops.Conv2d) or suffix != "weight":

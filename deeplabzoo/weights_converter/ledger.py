@@ -12,7 +12,12 @@ from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.weights import classifier_names
 from deeplabzoo.errors import LayoutError
+from deeplabzoo.weights_converter.formats import shown
 from deeplabzoo.weights_converter.layouts.base import COUNTER, Entry, Layout, hollow
+
+_LISTED = 3
+_DAMAGE = 8
+"""Tensors of a sound file that may be lost or added without its being another network."""
 
 
 @dataclass(frozen=True)
@@ -220,10 +225,9 @@ def _recorded(foreign: Mapping[str, object] | None, layout: Layout) -> list[str]
 
 
 def _reader(tensors: Mapping[str, np.ndarray], name: str, entry: Entry | None = None) -> Callable[[], np.ndarray]:
-    if entry is None:
-        return lambda: tensors[name]
-    forward = entry.transform.forward
-    return lambda: forward(tensors[name])
+    """Reads a tensor; aligned, because frameworks may take the memory as it is."""
+    forward = entry.transform.forward if entry else lambda array: array
+    return lambda: np.require(forward(tensors[name]), requirements="A")
 
 
 def _check_twins(one: str, a: np.ndarray, other: str, b: np.ndarray) -> None:
@@ -248,10 +252,11 @@ def _foreign_shape(entry: Entry, shapes: Mapping[str, tuple[int, ...]]) -> tuple
 
 
 def _complaint(layout: Layout, spec: ArchSpec, missing: list[str], wrong: list[str], unexpected: list[str]) -> str:
+    """One line: the first tensor, how many of each kind and a few of them, and what would fit where most do not."""
     first = (sorted(missing) or sorted(wrong) or sorted(unexpected))[0]
     lists = [
-        f"{len(names)} {what}: {', '.join(sorted(names)[:8])}"
-        + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        f"{len(names)} {what}: {', '.join(map(shown, sorted(names)[:_LISTED]))}"
+        + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
         for what, names in (("missing", missing), ("of the wrong shape", wrong), ("unexpected", unexpected))
         if names
     ]
@@ -260,7 +265,11 @@ def _complaint(layout: Layout, spec: ArchSpec, missing: list[str], wrong: list[s
         for entry in layout.entries(spec, "torch")
         if entry.canonical in classifier_names(build_graph(spec))
     }
-    hint = ""
+    hint, known = "", layout.networks()
     if wrong and not missing and not unexpected and all(name.split(" ")[0] in heads for name in wrong):
         hint = f"; the class counts differ (the spec has {spec.num_classes})"
-    return f"the tensors do not fit layout {layout.name} with {spec.title}, first {first}: {'; '.join(lists)}{hint}"
+    elif known and len(missing) + len(wrong) + len(unexpected) > _DAMAGE:
+        hint = f"; if it is another network: this layout has {', '.join(known)}"
+    return (
+        f"the tensors do not fit layout {layout.name} with {spec.title}, first {shown(first)}: {'; '.join(lists)}{hint}"
+    )

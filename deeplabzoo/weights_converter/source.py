@@ -70,8 +70,8 @@ def read_source(
         layout: name of the layout; told from the names by default.
         spec: the spec, where the caller knows it.
         preset: named architecture to take in the place of the layout's published default, for what no tensor tells.
-        changes: fields of the spec to change after all that, by dotted name (`{"output.align_corners": True}`).
-        output_stride: take the spec at another output stride, rates rescaled.
+        changes: fields of the spec to change after all else, by dotted name (`{"output.align_corners": True}`).
+        output_stride: take the spec at another output stride, rates rescaled but where `changes` says them.
         lazy: read each tensor when it is used, and anew each time: little memory, but the file must stay as it is.
 
     Raises:
@@ -85,11 +85,17 @@ def read_source(
     known, evidence = (get_layout(layout), "named by the caller") if layout else detect_layout(checkpoint)
     known = known.bound(checkpoint)
     reading = _reading(known, checkpoint, spec, found, preset)
-    spec = changed_fields(reading.spec, changes) if changes else reading.spec
-    changed = spec if output_stride in (None, spec.output_stride) else spec.at_output_stride(output_stride or 0)
-    guesses = tuple(line for line in reading.assumed if line.split(" = ")[0] not in (changes or {}))
+    spec, asked = reading.spec, set(changes or {})
+    if output_stride is not None:
+        asked.add("output_stride")
+        spec = spec if spec.output_stride == output_stride else spec.at_output_stride(output_stride)
+    # Last, so that rates asked for are those that come out.
+    changed = changed_fields(spec, changes) if changes else spec
+    now = {line.split(" = ")[0]: line for line in described(changed.to_dict())}
+    fields = {line: line.split(" = ")[0] for line in reading.assumed}
+    guesses = tuple(now.get(field, line) for line, field in fields.items() if field not in asked)
     tensors = _Without(checkpoint.tensors, SPARE) if known.name == "deeplabzoo" else checkpoint.tensors
-    taken = to_canonical(tensors, known, spec, checkpoint.format)
+    taken = to_canonical(tensors, known, reading.spec, checkpoint.format)
     spares: Mapping[str, np.ndarray] = taken.spares
     rows = tuple(taken.rows)
     if isinstance(tensors, _Without) and tensors.left:
@@ -111,7 +117,7 @@ def read_source(
         reading.told,
         guesses,
         rows,
-        checkpoint.notes,
+        (*checkpoint.notes, *reading.notes),
         checkpoint.tensors,
     )
 
@@ -208,7 +214,7 @@ def _reading(
             f"preset {preset!r} has other tensors than the file, which looks like {reading.spec.title}: give the "
             "preset of that network, or leave it out"
         )
-    return Reading(made, told(made), assumed(made))
+    return Reading(made, told(made), assumed(made), reading.notes)
 
 
 def _card(
@@ -227,6 +233,7 @@ def _card(
         card = dataclasses.replace(card, provenance=provenance)
     if card.foreign is None and layout.name != "deeplabzoo":
         names = [row.foreign for row in rows if row.foreign and (row.canonical or row.transform.startswith("kept"))]
-        foreign = {"layout": layout.name, "format": checkpoint.format, "names": names}
+        told = layout.remembered(checkpoint.facts)
+        foreign = {"layout": layout.name, "format": checkpoint.format, "names": names, **told}
         card = dataclasses.replace(card, foreign=foreign)
     return card

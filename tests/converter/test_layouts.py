@@ -121,7 +121,7 @@ def test_missing_unexpected_and_misshapen(torchvision_small):
     assert "1 of the wrong shape: classifier.1.weight (16, 16, 1, 3), expected (16, 16, 3, 3)" in message
     assert "\n" not in message
     many = {name: a for name, a in tensors.items() if ".layer3." not in name or ".bn" not in name}
-    with pytest.raises(LayoutError, match=r"72 missing: .* and 64 more"):
+    with pytest.raises(LayoutError, match=r"72 missing: .* and 69 more"):
         read_source(many)
 
 
@@ -160,9 +160,9 @@ def test_vainf_v3_is_not_torchvision(torchvision_small):
     with pytest.raises(LayoutError) as caught:
         read_source(half)
     message = str(caught.value)
-    assert message.startswith(f"the layout of {len(half)} tensors can't be told; tried ")
+    assert message.startswith(f"the layout of {len(half)} tensors can't be told (backbone.conv1.weight, ")
     for layout in LAYOUTS:
-        assert f"{layout}: " in message
+        assert layout in message
     assert "--from-layout" in message
 
 

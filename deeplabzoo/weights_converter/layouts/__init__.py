@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from deeplabzoo.errors import LayoutError, unknown
-from deeplabzoo.weights_converter.formats import Checkpoint
+from deeplabzoo.weights_converter.formats import Checkpoint, shown
 from deeplabzoo.weights_converter.layouts.base import Entry, Layout, Reading
 from deeplabzoo.weights_converter.layouts.bubbliiiing import BubbliiiingLayout
 from deeplabzoo.weights_converter.layouts.caffe import CaffeLayout
@@ -15,7 +17,8 @@ from deeplabzoo.weights_converter.layouts.kerashub import KerasHubLayout
 from deeplabzoo.weights_converter.layouts.mmseg import MMSegLayout
 from deeplabzoo.weights_converter.layouts.own import OwnLayout
 from deeplabzoo.weights_converter.layouts.paddleseg import PaddleSegLayout
-from deeplabzoo.weights_converter.layouts.smp import SMPLayout, SMPTimmLayout
+from deeplabzoo.weights_converter.layouts.smp import SMPLayout
+from deeplabzoo.weights_converter.layouts.smp_timm import SMPTimmLayout
 from deeplabzoo.weights_converter.layouts.tensorflow import TensorFlowLayout
 from deeplabzoo.weights_converter.layouts.tflite import TFLiteLayout
 from deeplabzoo.weights_converter.layouts.torchvision import TorchvisionLayout
@@ -47,19 +50,18 @@ def detect_layout(checkpoint: Checkpoint) -> tuple[Layout, str]:
         LayoutError: none fits, or several do.
     """
     found: list[tuple[Layout, str]] = []
-    reasons = []
     for layout in LAYOUTS.values():
-        try:
+        with contextlib.suppress(LayoutError):
             found.append((layout, layout.recognise(checkpoint)))
-        except LayoutError as error:
-            reasons.append(f"{layout.name}: {error}")
     if len(found) == 1:
         return found[0]
     if found:
         raise LayoutError(
             f"the names fit {' and '.join(layout.name for layout, _ in found)} alike: say which with --from-layout"
         )
+    names = list(checkpoint.tensors)
+    some = ", ".join(shown(names[place]) for place in sorted({0, len(names) // 2, len(names) - 1}) if names)
     raise LayoutError(
-        f"the layout of {len(checkpoint.tensors)} tensors can't be told; tried {'; '.join(reasons)}; "
-        "name it with --from-layout if one of these should fit"
+        f"the layout of {len(names)} tensors can't be told ({some} ...): expected the names of {', '.join(LAYOUTS)}; "
+        "name it with --from-layout if one of these should fit, and it tells what it misses"
     )

@@ -13,7 +13,7 @@ from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.ops import BatchNorm
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
-from deeplabzoo.weights_converter.canonical import Card
+from deeplabzoo.weights_converter.canonical import Canonical, Card
 from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.transforms import IDENTITY, Transform
 
@@ -52,11 +52,13 @@ class Reading:
         spec: the spec.
         told: what the tensors told, `field = value`.
         assumed: what they can't tell and the layout's published default fills in, `field = value`.
+        notes: what the file says of its network that no spec can say, one line each.
     """
 
     spec: ArchSpec
     told: tuple[str, ...]
     assumed: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class Layout(ABC):
@@ -84,6 +86,10 @@ class Layout(ABC):
             file_format: format of the file.
             names: of the tensors of the file at hand, for projects whose files differ in their names.
         """
+
+    def networks(self) -> tuple[str, ...]:
+        """Titles of the networks that the layout knows, for messages; empty where there are too many to name."""
+        return ()
 
     def bound(self, checkpoint: Checkpoint) -> Layout:
         """The layout for one file, where the table is that file's own affair (TFLite); itself otherwise.
@@ -118,10 +124,15 @@ class Layout(ABC):
         del spec
         return []
 
-    def config(self, spec: ArchSpec) -> Mapping[str, Any] | None:
+    def config(self, model: Canonical) -> Mapping[str, Any] | None:
         """What a hub folder's `config.json` says of the network, or none where the project has no such folders."""
-        del spec
+        del model
         return None
+
+    def remembered(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What of a checkpoint's facts goes into the record of the file, so that the way back gives it again."""
+        del facts
+        return {}
 
 
 def with_counters(spec: ArchSpec, entries: list[Entry], rename: Mapping[str, str]) -> list[Entry]:

@@ -17,8 +17,10 @@ from deeplabzoo.core.backbones import MobileNetV2
 from deeplabzoo.core.backbones.base import OUTPUT_STRIDES
 from deeplabzoo.core.backbones.mobilenet_v2 import divisible
 from deeplabzoo.core.spec import ArchSpec
-from deeplabzoo.weights_converter.canonical import Card
-from deeplabzoo.weights_converter.layouts.base import Entry
+from deeplabzoo.errors import LayoutError
+from deeplabzoo.weights_converter.canonical import Canonical, Card
+from deeplabzoo.weights_converter.formats import Checkpoint, shown
+from deeplabzoo.weights_converter.layouts.base import Entry, Reading, shapes_of
 from deeplabzoo.weights_converter.layouts.rules import Move, Rule, TableLayout, units
 from deeplabzoo.weights_converter.layouts.torch_names import block_number
 from deeplabzoo.zoo.presets import tensorflow
@@ -26,7 +28,17 @@ from deeplabzoo.zoo.presets import tensorflow
 _UNIT = (".convolution", ".normalization")
 _PARTS = {"expand": "expand_1x1", "depthwise": "conv_3x3", "project": "reduce_1x1"}
 _DEAD = "mobilenet_v2.conv_1x1"
-_LAST = 1280
+_LAST, _RATIO = 1280, 6
+_FIRST_EXPANSION = "mobilenet_v2.conv_stem.expand_1x1.convolution.weight"
+_SECOND_EXPANSION = "mobilenet_v2.layer.0.expand_1x1.convolution.weight"
+_KEPT = (
+    "finegrained_output",
+    "min_depth",
+    "classifier_dropout_prob",
+    "initializer_range",
+    "semantic_loss_ignore_index",
+)
+"""Fields of `config.json` on which no output depends, written as they were."""
 
 
 def _block(place: str) -> Callable[[re.Match[str]], str]:
@@ -39,6 +51,7 @@ def _block(place: str) -> Callable[[re.Match[str]], str]:
 
 
 _PART = r"backbone\.stage(\d)\.block(\d+)\.(expand|depthwise|project)"
+_ACTIVATION = "relu6"
 _RULES: tuple[Rule, ...] = (
     *units(r"backbone\.stem", "mobilenet_v2.conv_stem.first_conv", *_UNIT),
     (rf"{_PART}\.conv", _block(_UNIT[0])),
@@ -62,17 +75,39 @@ class HuggingFaceLayout(TableLayout):
     )
 
     moves = (Move(r"(segmentation_head\.)conv_pool\."),)
+    free = (*TableLayout.free, "backbone.padding = symmetric", "backbone.epsilon")
 
     def rules(self, spec: ArchSpec) -> Iterable[Rule]:
         """One network at any width."""
         del spec
         return _RULES
 
+    def read_spec(self, checkpoint: Checkpoint) -> Reading:
+        """The network at the width that the shapes tell.
+
+        Raises:
+            LayoutError: a `MobileNetV2Config` of another network, by its tensors or by `config.json`.
+        """
+        if _FIRST_EXPANSION in checkpoint.tensors:
+            raise LayoutError(
+                f"there is {_FIRST_EXPANSION!r}, as first_layer_is_expansion = false makes it: not supported; supported "
+                "is true"
+            )
+        shape = shapes_of(checkpoint).get(_SECOND_EXPANSION, ())
+        if len(shape) == 4 and shape[0] != divisible(shape[1] * _RATIO, 8):
+            raise LayoutError(
+                f"{_SECOND_EXPANSION!r} makes {shape[0]} channels of {shape[1]}: another expand_ratio than {_RATIO} is "
+                "not supported"
+            )
+        return super().read_spec(checkpoint)
+
     def informed(self, spec: ArchSpec, facts: Mapping[str, Any]) -> tuple[ArchSpec, list[str]]:
         """The fields of `config.json` on which the network depends."""
-        config = facts.get("config")
-        if not isinstance(config, Mapping):
-            return spec, []
+        config = _config(facts)
+        if (activation := config.get("hidden_act", _ACTIVATION)) != _ACTIVATION:
+            raise LayoutError(
+                f"config.json says hidden_act = {shown(activation)}, which is not supported; supported is {_ACTIVATION}"
+            )
         told, backbone = [], spec.backbone
         if config.get("output_stride") in OUTPUT_STRIDES:
             spec, told = spec.replace(output_stride=config["output_stride"]), ["output_stride"]
@@ -87,8 +122,7 @@ class HuggingFaceLayout(TableLayout):
     def card(self, spec: ArchSpec, facts: Mapping[str, Any]) -> Card:
         """The classes are those that `config.json` names."""
         card = super().card(spec, facts)
-        config = facts.get("config")
-        names = config.get("id2label") if isinstance(config, Mapping) else None
+        names = _config(facts).get("id2label")
         if not isinstance(names, Mapping) or len(names) != spec.num_classes:
             return card
         ordered = [names.get(str(n), names.get(n)) for n in range(spec.num_classes)]
@@ -114,27 +148,52 @@ class HuggingFaceLayout(TableLayout):
         made.append(Entry(f"{_DEAD}.normalization.num_batches_tracked", "", spare=partial(np.zeros, (), np.int64)))
         return "mobilenet_v2.", made
 
-    def config(self, spec: ArchSpec) -> Mapping[str, Any]:
-        """The fields of transformers' `MobileNetV2Config` that the network depends on."""
-        backbone = spec.backbone
-        divisor = backbone.depth_divisor if isinstance(backbone, MobileNetV2) else 8
+    def remembered(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Fields of `config.json` that no spec can say."""
+        config = _config(facts)
+        kept = {name: config[name] for name in _KEPT if isinstance(config.get(name), int | float)}
+        names = config.get("id2label")
+        if isinstance(names, Mapping) and all(isinstance(name, str) for name in names.values()):
+            kept["id2label"] = dict(names)
+        return {"config": kept} if kept else {}
+
+    def config(self, model: Canonical) -> Mapping[str, Any]:
+        """The fields of transformers' `MobileNetV2Config` that the network depends on, and what the source's said."""
+        spec, backbone = model.spec, model.spec.backbone
+        record = model.card.foreign or {}
+        kept = _config(record) if record.get("layout") == self.name else {}
+        if not isinstance(backbone, MobileNetV2):
+            raise LayoutError(f"{self.title} has no {spec.title}; use --to-layout deeplabzoo")
+        named = {str(n): name for n, name in enumerate(model.card.classes)}
+        given = kept.get("id2label", {})
+        names = (
+            given
+            if len(given) == spec.num_classes
+            else named or {str(n): f"LABEL_{n}" for n in range(spec.num_classes)}
+        )
         return {
             "architectures": ["MobileNetV2ForSemanticSegmentation"],
             "model_type": "mobilenet_v2",
             "num_channels": spec.in_channels,
             "depth_multiplier": backbone.width,
-            "depth_divisible_by": divisor,
+            "depth_divisible_by": backbone.depth_divisor,
             "min_depth": 8,
-            "expand_ratio": 6.0,
+            "expand_ratio": float(_RATIO),
             "output_stride": spec.output_stride,
             "first_layer_is_expansion": True,
             "finegrained_output": True,
-            "hidden_act": "relu6",
-            "tf_padding": True,
+            "hidden_act": _ACTIVATION,
+            "tf_padding": backbone.padding == "same",
             "classifier_dropout_prob": spec.required_aspp.dropout,
             "initializer_range": 0.02,
-            "layer_norm_eps": 0.001,
+            "layer_norm_eps": backbone.epsilon,
             "semantic_loss_ignore_index": 255,
-            "id2label": {str(n): f"LABEL_{n}" for n in range(spec.num_classes)},
-            "label2id": {f"LABEL_{n}": n for n in range(spec.num_classes)},
+            **{name: value for name, value in kept.items() if name in _KEPT},
+            "id2label": names,
+            "label2id": {name: int(n) for n, name in names.items()},
         }
+
+
+def _config(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    config = facts.get("config")
+    return config if isinstance(config, Mapping) else {}

@@ -7,8 +7,11 @@ Source: kazuto1011/deeplab-pytorch, libs/models (MIT), names as in its `state_di
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 
+from deeplabzoo.core.backbones import ResNet
 from deeplabzoo.core.spec import ArchSpec
+from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.layouts.rules import Rule, TableLayout, units
 from deeplabzoo.zoo.presets import pytorch
 
@@ -33,6 +36,12 @@ _RULES: tuple[Rule, ...] = (
 _SCORES = {"v1": "fc", "v3": "fc2", "v3plus": "fc2.conv3"}
 
 
+def _resnet50(arch: str) -> ArchSpec:
+    """Its classes take the number of blocks; only its own factories are all of ResNet-101."""
+    spec = pytorch.kazuto(arch)
+    return spec.replace(backbone=ResNet.from_dict({**spec.backbone.to_dict(), "name": "resnet50"}))
+
+
 class KazutoLayout(TableLayout):
     """Tensor names of kazuto1011's repository."""
 
@@ -40,12 +49,23 @@ class KazutoLayout(TableLayout):
     title = "kazuto1011/deeplab-pytorch"
     writes = ("torch", "safetensors", "npz")
     presets = tuple(preset for preset in pytorch.PRESETS if preset.name.endswith(".kazuto"))
+    others = tuple(partial(_resnet50, arch) for arch in ("v1", "v2", "v3", "v3plus"))
     marks = (("layer1.conv1.conv.weight", "layer2.block1.reduce.conv.weight"),)
+    free = (*TableLayout.free, "backbone.multi_grid")
 
     def standard(self, names: Collection[str]) -> Mapping[str, str]:
         """Names without what the multi-scale wrapper puts before them."""
         wrapper = next((w for w in _WRAPPERS if names and all(name.startswith(w) for name in names)), None)
         return {name: name.removeprefix(wrapper) for name in names} if wrapper else {}
+
+    def remarks(self, checkpoint: Checkpoint, spec: ArchSpec) -> list[str]:
+        """The multi-scale wrapper is no part of a spec."""
+        if not self.standard(checkpoint.tensors):
+            return []
+        return [
+            f"the file is of the multi-scale wrapper (MSC), which takes the greatest score over the image at several "
+            f"scales; what is read is {spec.title} inside it, at one scale"
+        ]
 
     def rules(self, spec: ArchSpec) -> Iterable[Rule]:
         """By architecture: the head of v2 has a kernel a branch, the others one classifier."""

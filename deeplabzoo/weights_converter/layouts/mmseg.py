@@ -52,9 +52,16 @@ def _v1d(arch: str, backbone: str) -> ArchSpec:
     return spec.replace(backbone=ResNet.from_dict({**spec.backbone.to_dict(), "shortcut": "avg_pool"}))
 
 
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 _MORE: tuple[Callable[[], ArchSpec], ...] = (
-    *(partial(mmseg.template, "v3plus", backbone, kind="b-d8") for backbone in ("resnet50", "resnet101")),
-    *(partial(_v1d, arch, backbone) for arch in ("v3", "v3plus") for backbone in ("resnet50", "resnet101")),
+    *(partial(mmseg.template, arch, "resnet34") for arch in ("v3", "v3plus")),
+    *(
+        partial(mmseg.template, arch, backbone, kind="b-d8")
+        for arch in ("v3", "v3plus")
+        for backbone in _RESNETS
+        if arch == "v3plus" or backbone in ("resnet18", "resnet34")
+    ),
+    *(partial(_v1d, arch, backbone) for arch in ("v3", "v3plus") for backbone in _RESNETS),
 )
 
 

@@ -11,7 +11,12 @@ from deeplabzoo.core.ops import Conv2d
 from deeplabzoo.core.spec import ArchSpec, make_spec
 from deeplabzoo.errors import GraphError, LayoutError, SpecError
 from deeplabzoo.weights_converter.formats import Checkpoint
-from deeplabzoo.weights_converter.keras_paths import keras_layer_name, keras_node_name, keras_variable_paths
+from deeplabzoo.weights_converter.keras_paths import (
+    keras_layer_name,
+    keras_node_name,
+    keras_variable_paths,
+    training_state,
+)
 from deeplabzoo.weights_converter.layouts.base import (
     Entry,
     Layout,
@@ -83,6 +88,10 @@ class OwnLayout(Layout):
         named = set(told)
         assumed = [line for line in described(spec.to_dict()) if line.split(" = ")[0] not in named]
         return Reading(spec, tuple(line for line in described(spec.to_dict()) if line not in assumed), tuple(assumed))
+
+    def ignored(self, foreign: str) -> str | None:
+        """What a compiled Keras model keeps beside its layers."""
+        return training_state(foreign)
 
     def _check_graph(self, checkpoint: Checkpoint, spec: ArchSpec) -> None:
         """A `.keras` file of ours holds its graph, which must not be another than the one the tensors seem to have."""

@@ -58,6 +58,7 @@ class PaddleSegLayout(TableLayout):
     title = "PaddleSeg DeepLabV3 and DeepLabV3P"
     writes = ("paddle", "safetensors", "npz")
     presets = paddleseg.PRESETS
+    # Not Xception-71: theirs takes a stride of 2 in all five entry blocks, so that its last map has stride 64.
     others = tuple(partial(paddleseg.template, "v3", backbone) for backbone in ("xception41", "xception65"))
     marks = (("head.aspp.aspp_blocks.0._conv.weight", "head.aspp.conv_bn_relu._conv.weight"),)
     spelling = "paddle"

@@ -14,7 +14,7 @@ from deeplabzoo.core.ops import Conv2d
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
 from deeplabzoo.weights_converter.canonical import Card
-from deeplabzoo.weights_converter.formats import Checkpoint
+from deeplabzoo.weights_converter.formats import Checkpoint, around
 from deeplabzoo.weights_converter.layouts.base import (
     Entry,
     Layout,
@@ -162,6 +162,24 @@ class TableLayout(Layout):
         del facts
         return spec, []
 
+    def remarks(self, checkpoint: Checkpoint, spec: ArchSpec) -> list[str]:
+        """What the file says of its network that no spec can say, one line each."""
+        del checkpoint, spec
+        return []
+
+    def networks(self) -> tuple[str, ...]:
+        """Those of `presets` and `others`."""
+        return tuple(sorted({one.title for one in self._variants()}))
+
+    def candidates(self, names: Collection[str]) -> Sequence[ArchSpec]:
+        """The networks that a file with these names may hold, where the names tell more than which is nearest."""
+        del names
+        return self._variants()
+
+    def ignored(self, foreign: str) -> str | None:
+        """In PyTorch, what the class around the network keeps beside it: its own buffers, and those of its loss."""
+        return around(foreign) if self.spelling == "torch" else None
+
     def recognise(self, checkpoint: Checkpoint) -> str:
         """One of the groups of names in `marks`."""
         names = self._standard_names(checkpoint.tensors)
@@ -188,7 +206,7 @@ class TableLayout(Layout):
         known = {*said, *shown}
         lines = tuple(line for line in described(spec.to_dict()) if line.split(" = ")[0] in known)
         guesses = tuple(line for line in assumed(spec) if line.split(" = ")[0] not in known)
-        return Reading(spec, (*told(spec), *lines), guesses)
+        return Reading(spec, (*told(spec), *lines), guesses, tuple(self.remarks(checkpoint, spec)))
 
     def entries(self, spec: ArchSpec, file_format: str, names: Collection[str] = ()) -> list[Entry]:
         """Every tensor by the rules, counters and doubles where the project has them, in the project's order."""
@@ -229,8 +247,8 @@ class TableLayout(Layout):
         mine = set(described(spec.to_dict()))
         alike = [one for one in self._variants() if (one.arch, one.backbone.name) == (spec.arch, spec.backbone.name)]
         if not alike:
-            known = sorted({one.title for one in self._variants()})
-            raise LayoutError(f"{self.title} has no {spec.title}, but {', '.join(known)}; use --to-layout deeplabzoo")
+            known = ", ".join(self.networks())
+            raise LayoutError(f"{self.title} has no {spec.title}, but {known}; use --to-layout deeplabzoo")
         same = [one for one in alike if build_graph(one).parameters().keys() == graph.parameters().keys()]
         made = [fitted(one, graph.parameters()) for one in same or alike]
         best = min(made, key=lambda one: len(mine ^ set(described(one.to_dict()))))
@@ -266,7 +284,7 @@ class TableLayout(Layout):
     def _nearest(self, names: list[str]) -> ArchSpec:
         given = set(names)
         found: list[tuple[int, ArchSpec]] = []
-        for spec in self._variants():
+        for spec in self.candidates(names):
             entries = self._table(spec)
             required = {entry.foreign for entry in entries if not entry.optional}
             distance = len(required - given) + len(given - {entry.foreign for entry in entries})
@@ -277,7 +295,7 @@ class TableLayout(Layout):
         if distance > len(given) / 2:
             raise LayoutError(
                 f"the tensors are those of no network that {self.title} has here: the nearest, {spec.title}, differs "
-                f"in {distance} names"
+                f"in {distance} names; expected one of {', '.join(self.networks())}"
             )
         return spec
 

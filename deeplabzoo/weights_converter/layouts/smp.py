@@ -1,42 +1,43 @@
-"""segmentation_models_pytorch: `DeepLabV3` and `DeepLabV3Plus`, on its own encoders and on timm's (`tu-`).
+"""segmentation_models_pytorch: `DeepLabV3` and `DeepLabV3Plus` on its own encoders.
 
-Source: qubvel-org/segmentation_models.pytorch, decoders/deeplabv3 and encoders (MIT), names as in their
-`state_dict()`; huggingface/pytorch-image-models, models/xception_aligned.py (Apache-2.0).
+Source: qubvel-org/segmentation_models.pytorch, decoders/deeplabv3, encoders and base (MIT), names as in their
+`state_dict()`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from deeplabzoo.core.backbones import MobileNetV2, ResNet
 from deeplabzoo.core.backbones.base import OUTPUT_STRIDES
 from deeplabzoo.core.spec import ArchSpec
-from deeplabzoo.weights_converter.layouts.rules import Move, Rule, TableLayout, units
+from deeplabzoo.errors import LayoutError
+from deeplabzoo.weights_converter.canonical import Canonical
+from deeplabzoo.weights_converter.formats import Checkpoint, shown
+from deeplabzoo.weights_converter.layouts.base import Entry
+from deeplabzoo.weights_converter.layouts.rules import Rule, TableLayout, units
 from deeplabzoo.weights_converter.layouts.torch_names import TORCHVISION_PLACES, mobilenet_v2, resnet
 from deeplabzoo.zoo.presets import smp
 
-_MIDDLE = 3
-"""Blocks before the middle flow of an aligned Xception of three entry blocks."""
+_CLASSES = "classification_head.3.weight"
+"""Of the image-level head that `aux_params` asks for; no part of the segmentation."""
+_ACTIVATIONS = {
+    None: "logits", "identity": "logits", "softmax": "probabilities", "softmax2d": "probabilities",
+    "sigmoid": "probabilities",
+}  # fmt: skip
+_ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2")
 
 
-def _xception(spec: ArchSpec) -> tuple[Rule, ...]:
-    """Timm numbers the blocks of all flows in a row, and flattens the dots before the number to underscores."""
-    middle = {"xception41": 8}.get(spec.backbone.name, 16)
-    entry = 5 if spec.backbone.name == "xception71" else _MIDDLE
-    starts = {"entry": -1, "middle": entry - 1, "exit": entry + middle - 1}
-    block = r"backbone\.(entry|middle|exit)\.block(\d+)"
+def with_other_branches(spec: ArchSpec) -> ArchSpec:
+    """With `decoder_aspp_separable` as it is not by default: separable branches in v3, plain ones in v3+."""
+    aspp = spec.required_aspp.replace(branch="separable" if spec.arch == "v3" else "plain")
+    return spec.replace(aspp=aspp)
 
-    def name(match: Any, rest: str) -> str:
-        return f"encoder.model.blocks_{starts[match[1]] + int(match[2])}.{match.expand(rest)}"
 
-    return (
-        (r"backbone\.stem\.(conv|bn)(\d)", r"encoder.model.stem_{\2}.\1"),
-        (rf"{block}\.shortcut\.(conv|bn)", partial(name, rest=r"shortcut.\3")),
-        (rf"{block}\.sep(\d)\.depthwise\.(conv|bn)", partial(name, rest=r"stack.conv\3.\4_dw")),
-        (rf"{block}\.sep(\d)\.pointwise\.(conv|bn)", partial(name, rest=r"stack.conv\3.\4_pw")),
-    )
+def _other_branches(arch: str, encoder: str) -> ArchSpec:
+    return with_other_branches(smp.template(arch, encoder))
 
 
 def _head(aspp: str, post: tuple[Rule, ...]) -> tuple[Rule, ...]:
@@ -54,7 +55,7 @@ def _head(aspp: str, post: tuple[Rule, ...]) -> tuple[Rule, ...]:
     )
 
 
-_HEADS = {
+HEADS = {
     "v3": _head("decoder.aspp", units(r"aspp\.post", "decoder", ".conv", ".bn")),
     "v3plus": _head(
         "decoder.aspp.0",
@@ -69,16 +70,31 @@ _OLD_V3 = {"decoder.0.": "decoder.aspp.", "decoder.1.": "decoder.conv.", "decode
 
 
 class SMPLayout(TableLayout):
-    """Tensor names of segmentation_models_pytorch, with its own encoders' dilation."""
+    """Tensor names of segmentation_models_pytorch, with its own encoders' dilation.
+
+    Attributes:
+        timm: whether the encoders are timm's, whose names start with `encoder.model.`.
+    """
 
     name = "smp"
     title = "segmentation_models_pytorch"
     writes = ("torch", "safetensors", "npz", "hub-folder")
     presets = tuple(preset for preset in smp.PRESETS if not preset.name.endswith("_timm"))
+    others = tuple(partial(_other_branches, arch, encoder) for arch in ("v3", "v3plus") for encoder in _ENCODERS)
     marks = (
-        ("segmentation_head.0.weight", "encoder.conv1.weight"),
-        ("segmentation_head.0.weight", "encoder.features.0.0.weight"),
+        ("segmentation_head.0.weight", "decoder.aspp.project.0.weight"),
+        ("segmentation_head.0.weight", "decoder.aspp.0.project.0.weight"),
     )
+    free = (*TableLayout.free, "output.values")
+    timm: ClassVar[bool] = False
+
+    def recognise(self, checkpoint: Checkpoint) -> str:
+        """Its heads, on encoders of its own."""
+        evidence = super().recognise(checkpoint)
+        encoder = next((name for name in checkpoint.tensors if name.startswith("encoder.")), "encoder.")
+        if encoder.startswith("encoder.model.") is not self.timm:
+            raise LayoutError(f"{encoder!r} is of {'no' if self.timm else 'an'} encoder of timm")
+        return f"{evidence}, {encoder}"
 
     def standard(self, names: Collection[str]) -> Mapping[str, str]:
         """Old files have v3's decoder as a list."""
@@ -96,17 +112,21 @@ class SMPLayout(TableLayout):
             backbone = mobilenet_v2("encoder.features.{}".format, TORCHVISION_PLACES)
         else:
             backbone = ()
-        return (*backbone, *_HEADS[spec.arch])
+        return (*backbone, *HEADS[spec.arch])
 
-    def ignored(self, foreign: str) -> str | None:
-        """The image-level head is no part of the segmentation."""
-        return "image-level classification head" if foreign.startswith("classification_head.") else None
+    def unused(self, spec: ArchSpec) -> tuple[str, list[Entry]]:
+        """The image-level head of models with `aux_params`."""
+        del spec
+        return "segmentation_head.", [Entry(_CLASSES, ""), Entry(_CLASSES.replace("weight", "bias"), "")]
+
+    def entries(self, spec: ArchSpec, file_format: str, names: Collection[str] = ()) -> list[Entry]:
+        """The image-level head only where the file has it."""
+        entries = super().entries(spec, file_format, names)
+        return [entry for entry in entries if entry.canonical or entry.foreign in names]
 
     def informed(self, spec: ArchSpec, facts: Mapping[str, Any]) -> tuple[ArchSpec, list[str]]:
         """The arguments of the class, which a hub folder's `config.json` has."""
-        config = facts.get("config")
-        if not isinstance(config, Mapping):
-            return spec, []
+        config = _config(facts)
         told, stride = [], config.get("encoder_output_stride")
         if stride in OUTPUT_STRIDES:
             spec, told = spec.replace(output_stride=stride), ["output_stride"]
@@ -114,14 +134,52 @@ class SMPLayout(TableLayout):
         if isinstance(rates, list) and len(rates) == len(spec.rates) and all(type(rate) is int for rate in rates):
             spec = spec.replace(aspp=spec.required_aspp.replace(rates=tuple(rates)))
             told.append("aspp.rates")
+        values = _values(config.get("activation"), spec.num_classes)
+        if "activation" in config and values:
+            spec = spec.replace(output=spec.output.replace(values=values))
+            told.append("output.values")
         return spec, told
 
-    def config(self, spec: ArchSpec) -> Mapping[str, Any]:
-        """Smp's `save_pretrained` writes these, so that its `from_pretrained` can build the class again."""
-        aspp = spec.required_aspp
-        return {
+    def remarks(self, checkpoint: Checkpoint, spec: ArchSpec) -> list[str]:
+        """Arguments of the class in a hub folder's `config.json` under which it computes what no spec here says."""
+        config = _config(checkpoint.facts)
+        notes = []
+        encoder, ours = config.get("encoder_name"), self.encoder(spec)
+        if encoder is not None and str(encoder).partition(".")[0] != ours:  # timm's names may end in `.a1_in1k`
+            notes.append(
+                f"config.json says encoder_name = {shown(encoder)}, which has the tensors of {ours} and is read as that: "
+                "compare what they compute"
+            )
+        activation, factor = config.get("activation"), config.get("upsampling")
+        if _values(activation, spec.num_classes) is None:
+            notes.append(
+                f"config.json says activation = {shown(activation)}, which is not taken along: the network gives the "
+                f"values before it; expected one of {', '.join(map(str, _ACTIVATIONS))} that suits the class count"
+            )
+        whole = _upsampling(spec)
+        if factor not in (None, whole):
+            notes.append(
+                f"config.json says upsampling = {shown(factor)}, which is not taken along: the network resizes the "
+                f"logits to the size of the image, as upsampling = {whole} does"
+            )
+        return notes
+
+    def remembered(self, facts: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments of the class."""
+        config = _config(facts)
+        return {"config": config} if config else {}
+
+    def config(self, model: Canonical) -> Mapping[str, Any]:
+        """Smp's `save_pretrained` writes these, so that its `from_pretrained` can build the class again.
+
+        What the source's own `config.json` said stands where the network does not depend on it, or no spec can say it.
+        """
+        spec, aspp = model.spec, model.spec.required_aspp
+        record = model.card.foreign or {}
+        kept = _config(record) if record.get("layout") == self.name else {}
+        made: dict[str, Any] = {
             "_model_class": "DeepLabV3" if spec.arch == "v3" else "DeepLabV3Plus",
-            "encoder_name": self.encoder(spec),
+            "encoder_name": kept.get("encoder_name") or self.encoder(spec),
             "encoder_depth": 5,
             "encoder_weights": None,
             "encoder_output_stride": spec.output_stride,
@@ -135,34 +193,39 @@ class SMPLayout(TableLayout):
             "upsampling": None if spec.arch == "v3" else 4,
             "aux_params": None,
         }
+        if spec.output.values == "probabilities":
+            made["activation"] = "sigmoid" if spec.num_classes == 1 else "softmax2d"
+        given = kept.get("activation")
+        if _values(given, spec.num_classes) in (None, spec.output.values):
+            made["activation"] = given
+        if kept.get("upsampling") is not None:
+            made["upsampling"] = kept["upsampling"]
+        if _CLASSES in model.spares and record.get("layout") == self.name:
+            before = kept.get("aux_params")
+            classes = model.spares[_CLASSES].shape[0]
+            made["aux_params"] = {**(before if isinstance(before, Mapping) else {}), "classes": classes}
+        return {**kept, **made}
 
     def encoder(self, spec: ArchSpec) -> str:
         """Smp's name of the encoder."""
         return spec.backbone.name
 
 
-class SMPTimmLayout(SMPLayout):
-    """Tensor names of segmentation_models_pytorch on timm's encoders, which dilate otherwise."""
+def _config(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The `config` in facts or in a record, which may be anything; empty where it is no table."""
+    config = facts.get("config")
+    return config if isinstance(config, Mapping) else {}
 
-    name = "smp-timm"
-    title = "segmentation_models_pytorch with an encoder of timm"
-    presets = tuple(preset for preset in smp.PRESETS if preset.name.endswith("_timm"))
-    others = tuple(
-        partial(smp.template, arch, encoder, timm=True)
-        for arch in ("v3", "v3plus")
-        for encoder in ("resnet34", "resnet101")
-    )
-    marks = (
-        ("segmentation_head.0.weight", "encoder.model.conv1.weight"),
-        ("segmentation_head.0.weight", "encoder.model.stem_0.conv.weight"),
-    )
-    moves = (Move(r"(encoder\.model\.blocks_\d+\.)shortcut\."),)
 
-    def rules(self, spec: ArchSpec) -> Iterable[Rule]:
-        """By backbone and architecture."""
-        backbone = resnet("encoder.model.") if isinstance(spec.backbone, ResNet) else _xception(spec)
-        return (*backbone, *_HEADS[spec.arch])
+def _values(activation: object, classes: int) -> str | None:
+    """`output.values` for an activation of smp, or none where no spec says what it computes."""
+    if not isinstance(activation, str | None) or activation not in _ACTIVATIONS:
+        return None
+    # A spec's probabilities are a softmax over classes, and a sigmoid of one class.
+    suits = activation in (None, "identity") or (activation == "sigmoid") is (classes == 1)
+    return _ACTIVATIONS[activation] if suits else None
 
-    def encoder(self, spec: ArchSpec) -> str:
-        """Smp's name of the encoder."""
-        return f"tu-{spec.backbone.name}"
+
+def _upsampling(spec: ArchSpec) -> int:
+    """The factor that brings the logits to the size of the image."""
+    return spec.output_stride if spec.decoder is None else 4

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 import numpy as np
@@ -17,8 +17,8 @@ import numpy as np
 from deeplabzoo.core.backbones import MobileNetV2, ResNet
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
-from deeplabzoo.weights_converter.formats import Checkpoint
-from deeplabzoo.weights_converter.layouts.base import Entry
+from deeplabzoo.weights_converter.formats import Checkpoint, shown
+from deeplabzoo.weights_converter.layouts.base import Entry, Reading
 from deeplabzoo.weights_converter.layouts.rules import Move, Rule, TableLayout, units
 from deeplabzoo.weights_converter.layouts.torch_names import block_number
 from deeplabzoo.zoo.presets import tensorflow
@@ -86,7 +86,8 @@ HEAD: tuple[Rule, ...] = (
     *units(r"aspp\.fusion", "concat_projection", *_UNIT),
     *units(r"decoder\.low_level", "decoder/feature_projection0", *_UNIT),
     *units(r"decoder\.conv(\d+)\.(depthwise|pointwise)", r"decoder/decoder_conv{\1}_\2", *_UNIT),
-    *units(r"decoder\.conv(\d+)", r"decoder/decoder_conv{\1}", *_UNIT),
+    # The plain ones are made by a loop of slim's, which numbers what it makes from 1.
+    *units(r"decoder\.conv(\d+)", r"decoder/decoder_conv0/decoder_conv0_\1", *_UNIT),
     (r"classifier\.conv", "logits/semantic"),
 )
 
@@ -97,6 +98,17 @@ def backbone_rules(spec: ArchSpec) -> tuple[Rule, ...]:
     if isinstance(backbone, MobileNetV2):
         return _MOBILENET
     return _resnet(backbone.name) if isinstance(backbone, ResNet) else _xception(backbone.name)
+
+
+def _scope(backbone: str) -> str:
+    """The variable scope of a backbone."""
+    kind = "xception_" if backbone.startswith("xception") else "resnet_v1_"
+    return "MobilenetV2" if backbone == "mobilenet_v2" else f"{kind}{backbone.removeprefix(kind.split('_')[0])}"
+
+
+def _stranger(checkpoint: Checkpoint) -> str | None:
+    """The first tensor of a network of the project that no spec here describes."""
+    return next((name for name in checkpoint.tensors if name.startswith(_STRANGERS)), None)
 
 
 def _branches() -> Iterable[tuple[tuple[str, ...], bool]]:
@@ -110,13 +122,39 @@ def _branches() -> Iterable[tuple[tuple[str, ...], bool]]:
     return itertools.product(orders, (False, True))
 
 
-def _with_flags(make: Callable[[], ArchSpec], order: tuple[str, ...], *, decoder: bool) -> ArchSpec:
-    """A network of a preset with another set of branches, with or without its decoder."""
+_ALL = ("image_pooling", "conv1x1", "atrous")
+_SEPARABLE = "separable_bn_relu"
+_PLAIN = (
+    (False, "plain", _SEPARABLE),
+    (True, "plain", "plain"),
+    (True, "plain", _SEPARABLE),
+    (True, _SEPARABLE, "plain"),
+)
+"""With or without decoder, then the branches and the decoder where `aspp_with_separable_conv` or its own flag is off."""
+
+
+def _with_flags(
+    make: Callable[[], ArchSpec],
+    order: tuple[str, ...],
+    *,
+    decoder: bool,
+    branch: str = _SEPARABLE,
+    conv: str = _SEPARABLE,
+) -> ArchSpec:
+    """A network of a preset with another set of branches, with or without its decoder, and with other convolutions."""
     spec = make()
     aspp = spec.required_aspp
     rates = aspp.rates if "atrous" in order else ()
-    changes = {"aspp": aspp.replace(order=order, rates=rates)}
-    return spec.replace(**changes) if decoder else spec.replace(arch="v3", decoder=None, **changes)
+    spec = spec.replace(aspp=aspp.replace(order=order, rates=rates, branch=branch))
+    if spec.decoder is None or not decoder:
+        return spec.replace(arch="v3", decoder=None)
+    return spec.replace(decoder=spec.decoder.replace(conv=conv))
+
+
+_MADE: tuple[Callable[[], ArchSpec], ...] = (
+    partial(tensorflow.template, order=_ALL, decoder=True),
+    *(preset.make for preset in tensorflow.PRESETS if ".tf" in preset.name and "mobilenet" not in preset.name),
+)
 
 
 class TensorFlowLayout(TableLayout):
@@ -128,29 +166,47 @@ class TensorFlowLayout(TableLayout):
     presets = tuple(preset for preset in tensorflow.PRESETS if ".tf" in preset.name)
     others = (
         *(partial(tensorflow.template, order=order, decoder=decoder) for order, decoder in _branches()),
+        *(partial(_with_flags, make, order, decoder=decoder) for make in _MADE[1:] for order, decoder in _branches()),
         *(
-            partial(_with_flags, preset.make, order, decoder=decoder)
-            for preset in tensorflow.PRESETS
-            if ".tf" in preset.name and "mobilenet" not in preset.name
-            for order, decoder in _branches()
+            partial(_with_flags, make, _ALL, decoder=decoder, branch=branch, conv=conv)
+            for make in _MADE
+            for decoder, branch, conv in _PLAIN
         ),
     )
     marks = (("logits/semantic/weights", "aspp0/weights"),)
     spelling = "slim"
     moves = (Move("image_pooling/", before="aspp0/"),)
+    free = (*TableLayout.free, "backbone.multi_grid")
 
     def recognise(self, checkpoint: Checkpoint) -> str:
-        """Slim's names of the logits, and no backbone or head that this version does not have."""
+        """Slim's names of the logits, or of a backbone or head of this project alone."""
         if checkpoint.format == "tflite":
             raise LayoutError("the names are its own, but batch norms are folded")
-        for other in _STRANGERS:
-            if found := next((name for name in checkpoint.tensors if name.startswith(other)), None):
-                raise LayoutError(f"{found!r} belongs to a network that this version does not have")
-        return super().recognise(checkpoint)
+        stranger = _stranger(checkpoint)
+        return f"has {stranger}" if stranger else super().recognise(checkpoint)
+
+    def read_spec(self, checkpoint: Checkpoint) -> Reading:
+        """The network whose scopes the names are.
+
+        Raises:
+            LayoutError: a backbone or head of the project that this version does not have.
+        """
+        if stranger := _stranger(checkpoint):
+            raise LayoutError(
+                f"{shown(stranger)!r} belongs to a network that is not supported; supported are "
+                f"{', '.join(self.networks())}"
+            )
+        return super().read_spec(checkpoint)
 
     def rules(self, spec: ArchSpec) -> Iterable[Rule]:
         """By backbone."""
         return (*backbone_rules(spec), *HEAD)
+
+    def candidates(self, names: Collection[str]) -> Sequence[ArchSpec]:
+        """Those of the backbone whose scope the names have; all where they have none."""
+        scopes = {name.split("/", 1)[0] for name in names}
+        variants = self._variants()
+        return [one for one in variants if _scope(one.backbone.name) in scopes] or variants
 
     def unused(self, spec: ArchSpec) -> tuple[str, list[Entry]]:
         """The step counter, which TensorFlow's own scripts want to restore."""

@@ -12,18 +12,20 @@ from deeplabzoo.core.spec import ArchSpec, make_spec
 from deeplabzoo.inference.preprocessing import IMAGENET
 from deeplabzoo.zoo.presets.base import Preset, Table
 
+_BASIC = ("resnet18", "resnet34")
+
 
 def template(arch: str, backbone: str, num_classes: int = 19, *, kind: str = "d8") -> ArchSpec:
     """The spec of mmseg's configurations, with the auxiliary head that all of them have.
 
     Args:
         arch: `v3` or `v3plus`.
-        backbone: `resnet18`, `resnet50`, `resnet101` or `mobilenet_v2`.
+        backbone: `resnet18`, `resnet34`, `resnet50`, `resnet101` or `mobilenet_v2`.
         num_classes: of both heads; 19 for Cityscapes.
         kind: `d8` (stride 8, ResNetV1c), `b-d8` (ResNet with a 7x7 stem, `r50b`), or `d16-mg124` (stride 16,
             multi-grid 1, 2, 4 in place of the dilation).
     """
-    small, mobile = backbone == "resnet18", backbone == "mobilenet_v2"
+    small, mobile = backbone in _BASIC, backbone == "mobilenet_v2"
     channels, hidden = (128, 64) if small else (512, 256)
     stride = 16 if kind == "d16-mg124" else 8
     aspp: Table = {
@@ -55,7 +57,7 @@ def template(arch: str, backbone: str, num_classes: int = 19, *, kind: str = "d8
 
 def _resnet(name: str, kind: str) -> Table:
     table: Table = {"name": name, "stem": "7x7" if kind == "b-d8" else "v1c"}
-    if name == "resnet18":
+    if name in _BASIC:
         table["basic_dilation"] = "conv1"
     if kind == "d16-mg124":
         table |= {"multi_grid": [1, 2, 4], "multi_grid_mode": "replace"}

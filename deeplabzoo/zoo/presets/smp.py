@@ -21,20 +21,26 @@ def template(arch: str, encoder: str, num_classes: int = 21, *, timm: bool = Fal
 
     Args:
         arch: `v3` or `v3plus`.
-        encoder: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `mobilenet_v2`, or, timm's alone, `xception65`.
+        encoder: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `mobilenet_v2`, or, timm's alone, `xception41`,
+            `xception65`, `xception71`, `mobilenet_v3_large`.
         num_classes: of the logits.
         timm: whether the encoder is timm's (`tu-resnet50`).
     """
     backbone: Table = {"name": encoder}
     low_level = "stage1"
-    if encoder == "xception65":
+    if encoder.startswith("xception"):
         backbone |= {"momentum": 0.9, "exact_epsilon": True}
-        low_level = "entry.block2.relu3"  # TF's point is the one before this ReLU
+        # TF's point is the one before this ReLU.
+        low_level = "entry.block3.relu3" if encoder == "xception71" else "entry.block2.relu3"
     else:
         backbone |= {"first_block_dilation": "previous" if timm else "full"}
-    if encoder == "mobilenet_v2":
-        backbone |= {"padding": "symmetric", "end": "last", "epsilon": 1e-5, "momentum": 0.9}
+    if encoder.startswith("mobilenet"):
+        backbone |= {"epsilon": 1e-5, "momentum": 0.9}
         low_level = "stage2"
+    if encoder == "mobilenet_v3_large":
+        backbone |= {"exact_epsilon": True}
+    if encoder == "mobilenet_v2":
+        backbone |= {"padding": "symmetric"} if timm else {"padding": "symmetric", "end": "last"}
     kind = (
         {"branch": "plain", "post_conv": "plain"} if arch == "v3" else {"branch": "separable", "post_conv": "separable"}
     )
