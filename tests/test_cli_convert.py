@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -183,6 +184,22 @@ def test_inspect_of_an_unknown_layout(tmp_path):
     told = json.loads(call("inspect", tmp_path / "x.npz", "--json", "--tensors", code=1).stdout)
     assert told["ledger"] == [{"foreign": "a", "shape": [3], "dtype": "float32"}]
     assert "can't be told" in told["error"]
+
+
+def test_names_that_would_speak_to_the_terminal(tmp_path):
+    """Cursor movements, line breaks and half characters are shown, never sent."""
+    names = ("a\x1b[31mred", "b\ud800", "c\nnew")
+    header = json.dumps(
+        {n: {"dtype": "F32", "shape": [1], "data_offsets": [4 * i, 4 * i + 4]} for i, n in enumerate(names)}
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(12))
+    told = call("inspect", "--tensors", path, code=1).stdout
+    assert r"a\x1b[31mred" in told
+    assert r"b\ud800" in told
+    assert r"c\nnew" in told
+    assert "\x1b" not in told
 
 
 def test_verify(folder, tmp_path, requested):

@@ -307,7 +307,7 @@ def predictor_options(
 
 def say(message: str = "") -> None:
     """A message for people, on stderr."""
-    click.echo(message, err=True)
+    click.echo("\n".join(map(printable, message.split("\n"))), err=True)
 
 
 def source_path(source: Path) -> Path:
@@ -334,11 +334,19 @@ def tell_assumed(model: Canonical) -> None:
         )
 
 
+def printable(value: object) -> str:
+    """A value as text for a terminal; names that come from a file could else move its cursor, or be no text at all."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 def print_table(rows: Iterable[Sequence[object]], headers: Sequence[str]) -> None:
     """A table on stdout."""
     from tabulate import tabulate
 
-    click.echo(tabulate([list(map(str, row)) for row in rows], headers=headers, disable_numparse=True))
+    click.echo(tabulate([list(map(printable, row)) for row in rows], headers=headers, disable_numparse=True))
 
 
 def print_json(data: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from deeplabzoo.cli.common import (
     json_option,
     print_json,
     print_table,
+    printable,
     reading_arguments,
     reading_options,
     source_path,
@@ -56,7 +58,7 @@ def command(file: Path, from_layout: str | None, tensors: bool, as_json: bool, *
     else:
         for name, value in _lines(data):
             if value:
-                click.echo(f"{name:12} {value}")
+                click.echo(f"{name:12} {printable(value)}")
         if tensors:
             click.echo()
             print_table(
@@ -78,7 +80,7 @@ def _data(file: Path, path: Path, checkpoint: Checkpoint, read: Source | None) -
         "format": checkpoint.format,
         "tensors": len(listed),
         "dtypes": sorted({row["dtype"] for row in listed}),
-        "notes": list(checkpoint.notes),
+        "notes": list(read.notes if read else checkpoint.notes),
         "odd": oddities(checkpoint.tensors, read.ledger if read else ()),
     }
     if read is None:
@@ -91,7 +93,7 @@ def _data(file: Path, path: Path, checkpoint: Checkpoint, read: Source | None) -
         "spec": spec.to_dict(),
         "told": list(read.told),
         "assumed": list(read.assumed),
-        "values": sum(array.size for array in read.model.weights.values()),
+        "values": sum(math.prod(shape) for shape in read.model.graph.parameters().values()),
         "parameters": parameter_count(read.model.graph),
         "left_out": {row.foreign: row.transform.removeprefix("left out: ") for row in read.ledger if not row.canonical},
         "classes": list(card.classes),
