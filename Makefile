@@ -7,11 +7,13 @@ export DEEPLABZOO_DATA
 
 .DEFAULT_GOAL := help
 FUZZ_RUNS ?= 10000
+# Processes of the suite; each case starts workers of its own, so more than two want more memory than 16 GB.
+JOBS ?= 2
 
-.PHONY: help setup demo test test-all test-gpu lint format benchmarks presets clean goldens fuzz
+.PHONY: help setup demo test test-all test-gpu lint format benchmarks benchmarks-graph presets clean goldens fuzz
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
 
 # Everything a user needs, with the versions the suite is run with.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -31,11 +33,11 @@ setup: $(VENV)/installed-test ## Make .venv with everything, tests and tools inc
 demo: $(VENV)/installed ## Convert a public checkpoint, run every framework, draw and compare (pictures in demo-output)
 	@$(BIN)/deeplabzoo demo --output demo-output
 
-test: $(VENV)/installed-test ## Run the suite
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+test: $(VENV)/installed-test ## Run the suite (JOBS processes)
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n $(JOBS) --dist loadfile
 
 test-all: $(VENV)/installed-test ## Run the suite with the heavy cases
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu" -n $(JOBS) --dist loadfile
 
 test-gpu: ## Run the GPU suite with PYTHON as it is (it needs pytest and numpy); installs nothing
 	PYTHONPATH=. $(PYTHON) -m pytest -c tests/gpu/pytest.ini --rootdir . -p no:cacheprovider tests/gpu
@@ -49,10 +51,14 @@ format: $(VENV)/installed-test ## Bring the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: $(VENV)/installed-test ## Measure conversion, start-up and ways to show a photo; prints tables
+benchmarks: $(VENV)/installed-test ## Measure conversion, inspection, start-up and ways to show a photo; prints tables
 	$(BIN)/python benchmarks/conversion.py
+	$(BIN)/python benchmarks/inspection.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/inference.py
+
+benchmarks-graph: $(VENV)/installed-test ## Compare conversion with the way through ONNX (three further environments)
+	$(BIN)/python benchmarks/graph_route.py
 
 presets: $(VENV)/installed-test ## Judge every preset in every backend; prints the table of docs/presets.md (an hour on two cores)
 	$(BIN)/python benchmarks/presets.py
@@ -65,4 +71,4 @@ fuzz: $(VENV)/installed-test ## Fuzz every reader of checkpoints (FUZZ_RUNS file
 	$(BIN)/python fuzz/fuzz_readers.py --runs $(FUZZ_RUNS)
 
 clean: ## Remove what was made
-	rm -rf $(VENV) demo-output build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo-output build .graph-route *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis fuzz-findings
