@@ -56,6 +56,16 @@ def test_there_and_back(tmp_path, model, first, second):
     assert digests(a.tensors) == digests(b.tensors)
 
 
+def test_weights_are_aligned_wherever_they_lie_in_the_file(tmp_path, model):
+    """A pickle has its tensors at any address; frameworks may take the memory as it is."""
+    path = tmp_path / "m.pdparams"
+    write_model(model, path)
+    assert not all(array.flags.aligned for array in formats.read(path).tensors.values())
+    for lazy in (True, False):
+        assert all(array.flags.aligned for array in read_source(path, lazy=lazy).model.weights.values())
+
+
+
 def test_sidecar_or_metadata(tmp_path, model):
     for suffix in SUFFIXES:
         path = write(model, tmp_path / f"m{suffix}")
