@@ -14,7 +14,7 @@ import numpy as np
 
 from deeplabzoo.backends import resolve
 from deeplabzoo.core.weights import seeded_weights
-from deeplabzoo.errors import BackendError, DownloadError
+from deeplabzoo.errors import BackendError, DataError, DownloadError
 from deeplabzoo.files import make_folder
 from deeplabzoo.inference.colours import VOC_CLASSES
 from deeplabzoo.inference.datasets import find_pairs
@@ -115,7 +115,13 @@ def run_demo(output: Path, data: Path | None, *, tell: Callable[[str], None], ba
 
 
 def data_folder(given: Path | None) -> Path | None:
-    """The folder named by the caller or by `DEEPLABZOO_DATA`, where it exists."""
+    """The folder named by the caller, or by `DEEPLABZOO_DATA` where it exists.
+
+    Raises:
+        DataError: the caller's folder does not exist.
+    """
+    if given is not None and not given.is_dir():
+        raise DataError(f"data folder {given}: no such folder; check the path, or leave it out")
     named = given or (Path(os.environ["DEEPLABZOO_DATA"]) if os.environ.get("DEEPLABZOO_DATA") else None)
     return named if named is not None and named.is_dir() else None
 

@@ -48,14 +48,15 @@ def make_folder(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def beside_then_rename(path: Path) -> Iterator[Path]:
+def beside_then_rename(path: Path, *, force: bool = True) -> Iterator[Path]:
     """Yield a path in the same folder to write to; on success it replaces `path`, on any failure it is removed.
 
     The temporary name keeps the suffix of `path`, because some writers choose the format by it. Where `path` is a
-    link, the file it points to is replaced and the link stays.
+    link, the file it points to is replaced and the link stays. Without `force` a file that somebody else has put there
+    in the meantime stays as well.
 
     Raises:
-        OutputError: the file can't be written (full disk, no permission).
+        OutputError: the file can't be written (full disk, no permission), or has come into being.
     """
     target = path.resolve()
     beside = target.with_name(f".{secrets.token_hex(6)}{target.suffix[:16]}")
@@ -63,9 +64,26 @@ def beside_then_rename(path: Path) -> Iterator[Path]:
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())
-        beside.replace(target)
+        if force:
+            beside.replace(target)
+        else:
+            _rename_to_new(beside, target)
+    except FileExistsError:
+        raise OutputError(f"output {path} exists by now; give another name, or --force to replace it") from None
     except OSError as error:
         raise OutputError(f"output {path} can't be written: {reason(error)}") from error
     finally:
         with contextlib.suppress(OSError):  # the first failure is the one worth telling
             beside.unlink(missing_ok=True)
+
+
+def _rename_to_new(beside: Path, target: Path) -> None:
+    """Rename, or `FileExistsError`: a link is made in one step, or not at all."""
+    try:
+        target.hardlink_to(beside)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links: between the look and the rename lies next to no time
+        if target.exists():
+            raise FileExistsError(target) from None
+        beside.replace(target)

@@ -52,7 +52,7 @@ def write_keras_archive(
 
     check_output(path, force=force)
     resolve("keras").require()
-    with tempfile.TemporaryDirectory() as folder, beside_then_rename(path) as beside:
+    with tempfile.TemporaryDirectory() as folder, beside_then_rename(path, force=force) as beside:
         canonical = Path(folder) / "model.safetensors"
         formats.write(canonical, weights, metadata=Canonical(model.spec, {}, model.card).metadata())
         command = [sys.executable, "-c", _SAVE, str(canonical), str(beside), dtype]

@@ -218,18 +218,29 @@ def _read(arch: str | ArchSpec | None, weights: WeightsLike, options: Mapping[st
         given = named_spec(arch or "v3plus", **options)
         return Canonical(given, weights, Card(default_preprocessing(given), provenance={"source": "arrays in memory"}))
     spec = arch if isinstance(arch, ArchSpec) else None
-    if isinstance(weights, str) and weights in PUBLISHED:
-        file = fetch_model(weights, progress=sys.stderr is not None and sys.stderr.isatty()).path
-        return read_source(file, spec=spec).model
-    if isinstance(weights, str) and not os.path.lexists(weights) and "/" not in weights:
-        if weights in PRESETS:
-            raise WeightsError(
-                f"weights = {weights!r} is a preset, which has no weights of its own: expected a file or "
-                f"{_published_for(weights)}"
-            )
-        if hint := near_match(weights, PUBLISHED):
-            raise WeightsError(f"weights = {weights!r}: there is neither such a file nor published weights{hint}")
-    return read_source(weights, spec=spec).model
+    return read_source(local_source(weights), spec=spec).model
+
+
+def local_source(weights: str | Path) -> str | Path:
+    """A path as it is; for the name of published weights that of their file, downloaded and converted if need be.
+
+    Raises:
+        WeightsError: no file, but nearly the name of published weights, or that of a preset.
+        DownloadError: the weights can't be had.
+    """
+    name = str(weights)
+    if os.path.lexists(weights) or "/" in name:
+        return weights
+    if name in PUBLISHED:
+        return fetch_model(name, progress=sys.stderr is not None and sys.stderr.isatty()).path
+    if name in PRESETS:
+        raise WeightsError(
+            f"weights = {name!r} is a preset, which has no weights of its own: expected a file or "
+            f"{_published_for(name)}"
+        )
+    if hint := near_match(name, PUBLISHED):
+        raise WeightsError(f"weights = {name!r}: there is neither such a file nor published weights{hint}")
+    return weights
 
 
 def _published_for(preset: str) -> str:

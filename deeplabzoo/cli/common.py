@@ -315,12 +315,11 @@ def source_path(source: Path) -> Path:
 
     Raises:
         DownloadError: the weights can't be had.
+        WeightsError: there is no such file, and the name is nearly one of published weights.
     """
-    from deeplabzoo.zoo.fetch import fetch_model
-    from deeplabzoo.zoo.published import PUBLISHED
+    from deeplabzoo.models import local_source
 
-    name = str(source)
-    return fetch_model(name, progress=True).path if name in PUBLISHED and not source.exists() else source
+    return Path(local_source(source))
 
 
 def tell_assumed(model: Canonical) -> None:

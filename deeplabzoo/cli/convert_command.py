@@ -86,7 +86,7 @@ def command(
     deeplabzoo convert model.safetensors model.pth --to-layout torchvision --ledger ledger.json
     """
     from deeplabzoo.files import check_output
-    from deeplabzoo.weights_converter.convert import convert
+    from deeplabzoo.weights_converter.convert import check_ledger, convert
 
     if dest is None and not dry_run:
         raise click.UsageError("Missing argument 'DEST': name the file to write, or add --dry-run")
@@ -97,6 +97,7 @@ def command(
         raise click.UsageError("--verify names no backend: expected at least one, with commas between")
     if ledger is not None:
         check_output(ledger, force=force)
+        check_ledger(ledger, source, dest, to)
     done = convert(
         source_path(source),
         dest,
@@ -154,7 +155,7 @@ def _tell(source: Path, done: Conversion, *, dry_run: bool) -> None:
         beside = f"; spec in {done.sidecar}" if done.sidecar else ""
         say(f"wrote {done.path}: {done.format}, layout {done.layout}, {len(done.tensors)} tensors{beside}")
     else:
-        say("dry run: nothing was written")
+        say("dry run: no output was written")
 
 
 def _tell_verified(verified: Verification) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,8 +19,10 @@ from deeplabzoo.errors import WeightsError
 
 Weights = Mapping[str, np.ndarray]
 
-_REAL = "fiuV"
-"""Kinds of dtype that hold real numbers; `V` is bfloat16, which numpy does not know by itself."""
+_FLOATS = "fV"
+"""Kinds of dtype that weights have; `V` is bfloat16, which numpy does not know by itself."""
+_REAL = _FLOATS + "iu"
+"""Kinds of dtype that hold real numbers."""
 
 
 def plain(array: np.ndarray) -> np.ndarray:
@@ -37,6 +39,11 @@ def plain(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind == "V" or (array.dtype.kind == "f" and array.dtype.itemsize > 8):
         return array.astype(np.float32 if array.dtype.kind == "V" else np.float64)
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether weights can be of a type: whole numbers are quantised ones, and their scale is not there."""
+    return dtype.kind in _FLOATS and (dtype.kind == "f" or "float" in dtype.name)
 
 
 def counters(graph: Graph) -> list[str]:
@@ -60,8 +67,8 @@ def check_weights(graph: Graph, weights: Weights) -> None:
         array = weights[name]  # once: the mapping may be lazy
         if tuple(array.shape) != shape:
             wrong.append(f"{name} {tuple(array.shape)}, expected {shape}")
-        elif array.dtype.kind not in _REAL:
-            wrong.append(f"{name} of {array.dtype}, expected real numbers")
+        elif not is_float(array.dtype):
+            wrong.append(f"{name} of {array.dtype}, expected floating point: quantised weights have no scale here")
     if missing or unexpected or wrong:
         first = missing[:1] or wrong[:1] or unexpected[:1]
         raise WeightsError(

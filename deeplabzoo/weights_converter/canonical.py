@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +69,11 @@ class Card:
             )
 
 
+_FINGERPRINT = "fingerprint"
+"""In the card of a TOML file: which weights it was written for."""
+_FIRST = 64
+_PART = re.compile(r"\.(index|data-\d{5}-of-\d{5})$")
+_IN_FOLDERS = ("model.safetensors", "pytorch_model.bin")
 SPARE = "spare:"
 """Before the foreign name of a tensor that no network uses, in our own safetensors files."""
 
@@ -115,22 +122,58 @@ def read_metadata(metadata: Mapping[str, str], path: Path) -> tuple[ArchSpec, Ca
 
 
 def sidecar_path(path: Path) -> Path:
-    """The TOML file that lies beside a weights file which can't hold its spec: `model.pth` -> `model.pth.toml`."""
-    return path.with_name(path.name + ".toml")
+    """The TOML file that lies beside a weights file which can't hold its spec: `model.pth` -> `model.pth.toml`.
+
+    Where `path` is a link, beside the file it points to: the two belong together.
+    """
+    real = path.resolve() if path.is_symlink() else path
+    return real.with_name(real.name + ".toml")
 
 
-def sidecar_text(model: Canonical) -> str:
-    """Content of that file: the spec, and the card in the table `deeplabzoo`."""
+def sidecar_text(model: Canonical, fingerprint: str = "") -> str:
+    """Content of that file: the spec, and the card in the table `deeplabzoo`.
+
+    Args:
+        model: spec and card.
+        fingerprint: of the tensors that it is written for, where they are known.
+    """
     import tomli_w  # only needed to write
 
-    card = {name: value for name, value in model.card.to_dict().items() if name != "foreign"}
+    card: dict[str, Any] = {name: value for name, value in model.card.to_dict().items() if name != "foreign"}
+    if fingerprint:
+        card[_FINGERPRINT] = fingerprint
     return tomli_w.dumps({**model.spec.to_dict(), _KEY: card} if card else model.spec.to_dict())
 
 
-def read_sidecar(path: Path) -> tuple[ArchSpec, Card] | None:
-    """Spec and card from the file beside `path`; none where there is no such file."""
-    beside = sidecar_path(path)
-    return read_card(beside) if beside.is_file() else None
+def find_sidecar(path: Path) -> Path | None:
+    """The TOML file that belongs to a checkpoint, whichever of the checkpoint's names is given; none where none is.
+
+    A TensorFlow checkpoint has its prefix, its two files and perhaps its folder for names, a folder of the hub that of
+    the file in it; a link has its own name and that of its target.
+    """
+    for name in dict.fromkeys((path, path.resolve())):
+        places = [name.with_name(name.name + ".toml")]
+        if parts := _PART.search(name.name):
+            places.append(name.with_name(name.name[: parts.start()] + ".toml"))
+        elif name.is_dir():
+            indices = list(name.glob("*.index"))
+            places += [indices[0].with_suffix(".toml")] if len(indices) == 1 else []
+        elif (name.parent / "config.json").is_file() and name.name in _IN_FOLDERS:
+            places.append(name.parent.with_name(name.parent.name + ".toml"))
+        for place in places:
+            if place.is_file():
+                return place
+    return None
+
+
+def fingerprint(tensors: Mapping[str, np.ndarray]) -> str:
+    """A digest of names, shapes, types and the first values of all tensors: training changes it, looking does not."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        array = tensors[name]
+        total.update(f"{name} {array.dtype} {array.shape}".encode(errors="backslashreplace"))
+        total.update(np.asarray(array.flat[:_FIRST]).tobytes())
+    return total.hexdigest()[:32]
 
 
 def read_card(path: Path) -> tuple[ArchSpec, Card]:
@@ -141,6 +184,12 @@ def read_card(path: Path) -> tuple[ArchSpec, Card]:
     """
     spec, extra = read_spec(path)
     try:
-        return spec, Card.from_dict(extra)
+        return spec, Card.from_dict({name: value for name, value in extra.items() if name != _FINGERPRINT})
     except SpecError as error:
         raise SpecError(f"spec {path}: {error}") from None
+
+
+def recorded_fingerprint(path: Path) -> str | None:
+    """The fingerprint in a spec file; none where it holds none, as files written by hand do."""
+    value = read_spec(path)[1].get(_FINGERPRINT)
+    return value if isinstance(value, str) else None

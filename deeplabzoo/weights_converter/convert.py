@@ -14,14 +14,13 @@ import numpy as np
 from deeplabzoo._version import __version__
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.weights import check_weights
-from deeplabzoo.errors import FormatError, LayoutError, unknown
+from deeplabzoo.errors import FormatError, LayoutError, OutputError, unknown
 from deeplabzoo.files import beside_then_rename, check_output
 from deeplabzoo.weights_converter import formats
-from deeplabzoo.weights_converter.canonical import SPARE, Canonical, sidecar_path, sidecar_text
-from deeplabzoo.weights_converter.dtypes import cast, check_dtype
+from deeplabzoo.weights_converter.canonical import SPARE, Canonical, fingerprint, sidecar_path, sidecar_text
+from deeplabzoo.weights_converter.dtypes import DTYPES, cast, check_dtype
 from deeplabzoo.weights_converter.layouts import Layout, get_layout
 from deeplabzoo.weights_converter.ledger import LazyWeights, LedgerRow, to_foreign
-from deeplabzoo.weights_converter.native import is_native
 from deeplabzoo.weights_converter.source import Source, read_source
 
 __all__ = [
@@ -122,6 +121,8 @@ def write_model(
         for line in chosen.differences(model.spec)
     ]
     own = layout == "deeplabzoo"
+    if file_format == "keras" and dtype is None:
+        dtype = _common_type(tensors)  # a Keras model has one
     if own and file_format == "safetensors" and model.spares:
         tensors, rows = _with_spares(tensors, rows, model.spares)
     if dtype is not None:
@@ -133,7 +134,8 @@ def write_model(
         _check_outputs(path, file_format, force=force)
         if beside is not None:
             check_output(beside, force=force)
-        text = b"" if beside is None else sidecar_text(model).encode()
+        if beside is not None:
+            sidecar_text(model)  # what can't be said fails before anything is written
         if file_format == "keras":
             from deeplabzoo.keras_archive import write_keras_archive  # it starts a backend, which this room must not
 
@@ -143,8 +145,10 @@ def write_model(
                 path, tensors, format=file_format, metadata=_file_metadata(model, chosen, file_format), force=force
             )
         if beside is not None:
-            with beside_then_rename(beside) as temporary:
-                temporary.write_bytes(text)
+            # Two files can't be replaced at once; the fingerprint tells a spec from that of other weights.
+            written = fingerprint(formats.read(path).tensors)
+            with beside_then_rename(beside, force=force) as temporary:
+                temporary.write_text(sidecar_text(model, written), encoding="utf-8")
     return Written(file_format, tuple(rows), beside, tuple(notes), tensors)
 
 
@@ -166,12 +170,12 @@ def convert(
     """Convert a checkpoint between frameworks and layouts, bit-exact, executing nothing from the file.
 
     Args:
-        source: path of a checkpoint of any known format, foreign tensors by name, or a model of PyTorch, Paddle or
-            Keras in memory.
+        source: path of a checkpoint of any known format, name of published weights, foreign tensors by name, or a
+            model of PyTorch, Paddle or Keras in memory.
         dest: file to write; its suffix chooses the format, a `/` at its end a folder for the hub. None reads only, or
-            with a model and `to` builds.
+            with `to` builds.
         to: backend whose format to write (`torch`, `paddle`, `keras`), where the suffix does not say; without `dest`
-            the backend that a model in memory is built in anew.
+            the backend that a native model is built in, in this process.
         from_layout: layout of the source; told from the names by default.
         to_layout: a name of `weights_converter.layouts.LAYOUTS`.
         spec: spec of the source, where the caller knows it better than the file.
@@ -183,8 +187,7 @@ def convert(
         dry_run: do everything but write.
 
     Returns:
-        What was read, what was written, and the ledger of both; or, for a model in memory with `to` and without
-        `dest`, the native model in that backend, in this process.
+        What was read, what was written, and the ledger of both; or, with `to` and without `dest`, the native model.
 
     Raises:
         FormatError, LayoutError, SpecError, WeightsError, OutputError: one line each, nothing half-written.
@@ -196,7 +199,11 @@ def convert(
             _check_outputs(dest, chosen, force=force)
     if dtype is not None:
         check_dtype(dtype)
-    builds = dest is None and to is not None and is_native(source)
+    builds = dest is None and to is not None and not dry_run
+    if isinstance(source, str | Path):
+        from deeplabzoo.models import local_source  # the zoo downloads, and for that it knows this room
+
+        source = local_source(source)
     read = read_source(
         source,
         layout=from_layout,
@@ -227,6 +234,18 @@ def convert(
     )
 
 
+def check_ledger(ledger: Path, source: str | Path, dest: str | Path | None, to: str | None) -> None:
+    """Refuse a ledger under the name of the source, of an output or of the spec beside it, whatever `force` says.
+
+    Raises:
+        OutputError: as said.
+        FormatError: as for `convert`.
+    """
+    taken = () if dest is None else (*_outputs(dest, output_format(dest, to)), sidecar_path(Path(dest)))
+    if any(ledger.resolve() == path.resolve() for path in taken) or _same_file(Path(source), (ledger,)):
+        raise OutputError(f"ledger {ledger}: that is the source, the output or its spec file; give another name")
+
+
 def output_format(path: str | Path, to: str | None) -> str:
     """Format of an output, by its suffix or the backend `to`.
 
@@ -244,8 +263,8 @@ def output_format(path: str | Path, to: str | None) -> str:
         raise FormatError(f"output {name}: Keras reads only files named *{SUFFIXES[wanted]}; name it so")
     if any(name.endswith(suffix) for suffix in SUFFIXES.values()) and formats.format_of_suffix(path) != wanted:
         raise FormatError(
-            f"output {name} has the suffix of {formats.format_of_suffix(path)}, but --to {to} writes {wanted}: "
-            f"name it *{SUFFIXES[wanted]} or leave --to out"
+            f"output {name} has the suffix of {formats.format_of_suffix(path)}, but {to} was asked for: "
+            f"name it *{SUFFIXES[wanted]}, or ask for the other"
         )
     return wanted
 
@@ -288,6 +307,13 @@ def _check_outputs(path: str | Path, file_format: str, *, force: bool) -> None:
 
 
 def _same_file(source: Path, outputs: Sequence[Path]) -> bool:
-    """Whether a source is one of the outputs; the source may be the prefix of several files."""
+    """Whether a source is one of the outputs, or lies in one; the source may be the prefix of several files."""
     sources = [source, *source.parent.glob(f"{glob.escape(source.name)}.*")] if source.name else [source]
-    return any(a.exists() and b.exists() and a.samefile(b) for a in sources for b in outputs)
+    inside = any(output.is_dir() and output.resolve() in source.resolve().parents for output in outputs)
+    return inside or any(a.exists() and b.exists() and a.samefile(b) for a in sources for b in outputs)
+
+
+def _common_type(tensors: LazyWeights) -> str:
+    """The widest floating type among tensors."""
+    found = {tensors[name].dtype for name in tensors}
+    return next((name for name, dtype in DTYPES.items() if dtype in found), "float32")

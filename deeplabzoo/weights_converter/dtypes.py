@@ -39,6 +39,7 @@ def cast(tensors: LazyWeights, rows: list[LedgerRow], dtype: str) -> tuple[LazyW
     makers: dict[str, Callable[[], np.ndarray]] = {}
     changed: dict[str, LedgerRow] = {}
     infinite: list[str] = []
+    vanished: list[str] = []
     for row in rows:
         if row.foreign not in tensors:
             continue
@@ -46,17 +47,32 @@ def cast(tensors: LazyWeights, rows: list[LedgerRow], dtype: str) -> tuple[LazyW
         if array.dtype == wanted or array.dtype.kind not in "fV":
             makers[row.foreign] = lambda name=row.foreign: tensors[name]  # type: ignore[misc]
             continue
-        makers[row.foreign] = lambda name=row.foreign: _cast(tensors[name], wanted)  # type: ignore[misc]
-        if wanted.itemsize < array.dtype.itemsize and np.isinf(_cast(array, wanted)).sum() > np.isinf(array).sum():
-            infinite.append(row.foreign)
+        makers[row.foreign] = lambda name=row.foreign: cast_array(tensors[name], wanted)  # type: ignore[misc]
+        if _narrows(array.dtype, wanted):
+            made = cast_array(array, wanted)
+            if np.isinf(made).sum() > np.isinf(array).sum():
+                infinite.append(row.foreign)
+            if (made == 0).sum() > (array == 0).sum():
+                vanished.append(row.foreign)
         how = f"{row.transform}, {array.dtype} -> {dtype}"
         changed[row.foreign] = LedgerRow(row.foreign, row.shape, dtype, how, row.canonical)
-    notes = []
-    if infinite:
-        notes.append(f"{dtype} can't hold values of {', '.join(infinite[:6])}: they became infinite")
+    notes = [
+        f"{dtype} can't hold values of {', '.join(names[:6])}"
+        + (f" and {len(names) - 6} more tensors" if len(names) > 6 else "")
+        + f": they became {what}"
+        for names, what in ((infinite, "infinite"), (vanished, "zero"))
+        if names
+    ]
     return LazyWeights(makers), [changed.get(row.foreign, row) for row in rows], notes
 
 
-def _cast(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+def _narrows(old: np.dtype[Any], new: np.dtype[Any]) -> bool:
+    """Whether `new` reaches less far up or down than `old`; bfloat16 and float16 have two bytes and other ends."""
+    before, after = ml_dtypes.finfo(old), ml_dtypes.finfo(new)
+    return bool(after.max < before.max or after.smallest_subnormal > before.smallest_subnormal)
+
+
+def cast_array(array: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+    """One tensor in another type, rounded to the nearest, ties to even; what is too large becomes infinite."""
     with np.errstate(over="ignore"):  # told of in the notes
         return array.astype(dtype)

@@ -10,8 +10,8 @@ import numpy as np
 
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.spec import ArchSpec
-from deeplabzoo.core.weights import classifier_names
-from deeplabzoo.errors import LayoutError
+from deeplabzoo.core.weights import classifier_names, is_float
+from deeplabzoo.errors import LayoutError, WeightsError
 from deeplabzoo.weights_converter.formats import shown
 from deeplabzoo.weights_converter.layouts.base import COUNTER, Entry, Layout, hollow
 
@@ -81,6 +81,7 @@ def to_canonical(tensors: Mapping[str, np.ndarray], layout: Layout, spec: ArchSp
     Raises:
         LayoutError: a tensor that is missing, unexpected or of the wrong shape (lists both sides), or one that is
             stored twice with different values.
+        WeightsError: a weight of whole numbers.
     """
     tensors = layout.prepared(tensors)
     entries = {entry.foreign: entry for entry in layout.entries(spec, file_format, tensors)}
@@ -105,6 +106,11 @@ def to_canonical(tensors: Mapping[str, np.ndarray], layout: Layout, spec: ArchSp
         elif (canonical := _apply(entry, array, shapes)) is None:
             wrong.append(f"{foreign} {shape}, expected {_foreign_shape(entry, shapes)}")
         else:
+            if not entry.canonical.endswith(f".{COUNTER}") and not is_float(array.dtype):
+                raise WeightsError(
+                    f"{shown(foreign)} is of {dtype}, expected floating point: quantised weights have no scale here; convert "
+                    "the network as it was before quantisation"
+                )
             if (twin := taken.setdefault(entry.canonical, foreign)) != foreign:
                 _check_twins(twin, makers[entry.canonical](), foreign, canonical)
             makers[entry.canonical] = _reader(tensors, foreign, entry)

@@ -14,13 +14,22 @@ from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import FormatError, LayoutError, SpecError, unknown
 from deeplabzoo.weights_converter import formats
-from deeplabzoo.weights_converter.canonical import SPARE, Canonical, Card, read_metadata, read_sidecar
+from deeplabzoo.weights_converter.canonical import (
+    SPARE,
+    Canonical,
+    Card,
+    find_sidecar,
+    fingerprint,
+    read_card,
+    read_metadata,
+    recorded_fingerprint,
+)
 from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.layouts import Layout, Reading, detect_layout, get_layout
 from deeplabzoo.weights_converter.layouts.base import described
-from deeplabzoo.weights_converter.layouts.fit import assumed, fitted, told
+from deeplabzoo.weights_converter.layouts.fit import fitted, told
 from deeplabzoo.weights_converter.ledger import LazyWeights, LedgerRow, to_canonical
-from deeplabzoo.weights_converter.native import checkpoint_of, is_native
+from deeplabzoo.weights_converter.native import checkpoint_of, checkpoint_of_arrays, is_native
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,14 @@ def read_source(
             LedgerRow(n, tuple(a.shape), str(a.dtype), "kept aside: no network uses it", "")
             for n, a in ((n, checkpoint.tensors[n]) for n in tensors.left)
         )
-    card = _card(found[1] if found else known.card(changed, checkpoint.facts), known, checkpoint, origin, guesses, rows)
+    kept = found[1] if found else known.card(changed, checkpoint.facts)
+    if remembered := kept.provenance.get("assumed"):  # a guess stays one, until somebody says or changes the field
+        asked |= {line.split(" = ")[0] for line in (() if preset is None else described(reading.spec.to_dict()))}
+        fields = {line: line.split(" = ")[0] for line in remembered.split("; ")}
+        guesses = tuple(now.get(field, line) for line, field in fields.items() if field not in asked)
+        rest = {name: value for name, value in kept.provenance.items() if name != "assumed"}
+        kept = dataclasses.replace(kept, provenance={**rest, **({"assumed": "; ".join(guesses)} if guesses else {})})
+    card = _card(kept, known, checkpoint, origin, guesses, rows)
     weights: Mapping[str, np.ndarray] = taken.weights
     if not lazy:
         weights, spares = dict(weights), dict(spares)
@@ -170,12 +186,13 @@ class _Without(Mapping[str, np.ndarray]):
 def _opened(source: Any) -> tuple[Checkpoint, str, tuple[ArchSpec, Card] | None]:
     """The checkpoint, what to call it, and the spec and card that lie in it or beside it."""
     if isinstance(source, Mapping):
-        arrays = {str(name): np.asarray(array) for name, array in source.items()}
-        return Checkpoint(arrays, "arrays", {}), "arrays in memory", None
+        return checkpoint_of_arrays(source), "arrays in memory", None
     if isinstance(source, str | Path):
         path = Path(source)
         checkpoint = formats.read(path)
-        found = read_metadata(checkpoint.metadata, path) or read_sidecar(path)
+        found = read_metadata(checkpoint.metadata, path)
+        if found is None and (beside := find_sidecar(path)) is not None:
+            found, checkpoint = read_card(beside), _told_by(checkpoint, beside)
         return checkpoint, path.name.encode(errors="replace").decode(), found  # a name of raw bytes is no text
     if is_native(source):
         checkpoint, spec = checkpoint_of(source)
@@ -183,6 +200,15 @@ def _opened(source: Any) -> tuple[Checkpoint, str, tuple[ArchSpec, Card] | None]
     raise FormatError(
         f"source = {source!r}: expected a path, tensors by their foreign names, or a model of PyTorch, Paddle or Keras"
     )
+
+
+def _told_by(checkpoint: Checkpoint, beside: Path) -> Checkpoint:
+    """The checkpoint with a note of the file that says its spec, and whether that was written for these weights."""
+    note = f"spec from {beside.name}"
+    recorded = recorded_fingerprint(beside)
+    if recorded is not None and recorded != fingerprint(checkpoint.tensors):
+        note += ", which was written for other weights than these: see that it is still theirs"
+    return dataclasses.replace(checkpoint, notes=(*checkpoint.notes, note))
 
 
 def _reading(
@@ -214,7 +240,7 @@ def _reading(
             f"preset {preset!r} has other tensors than the file, which looks like {reading.spec.title}: give the "
             "preset of that network, or leave it out"
         )
-    return Reading(made, told(made), assumed(made), reading.notes)
+    return Reading(made, (f"preset {preset}", *told(made)), (), reading.notes)
 
 
 def _card(

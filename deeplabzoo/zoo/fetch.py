@@ -10,16 +10,17 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from deeplabzoo._version import __version__
-from deeplabzoo.errors import DeepLabZooError, DownloadError, FormatError, unknown
+from deeplabzoo.errors import DeepLabZooError, DownloadError, FormatError, LayoutError, WeightsError, unknown
 from deeplabzoo.files import beside_then_rename
 from deeplabzoo.weights_converter import formats
-from deeplabzoo.weights_converter.canonical import Canonical, read_metadata
+from deeplabzoo.weights_converter.canonical import read_metadata
 from deeplabzoo.weights_converter.convert import read_source, write_model
 from deeplabzoo.weights_converter.layouts import get_layout
 from deeplabzoo.zoo.archive import folder_of, unpack
@@ -33,6 +34,8 @@ TOTAL_LIMIT = 6 * 3600.0
 
 _ROOM = 4
 """How many times larger than listed a download may be: sizes are estimates where the project does not say them."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ def cache_folder() -> Path:
 def fetch(name: str, *, force: bool = False, progress: bool = False, time_limit: float = TIME_LIMIT) -> Path:
     """Path of published weights on this machine as their project publishes them, unpacked where they are an archive.
 
-    The digest is checked where the project publishes one; where not, the first download's digest is pinned beside the
-    file and every later one must agree.
+    The digest is checked where the project publishes one; the first download's digest is pinned beside the file, and
+    every later one must agree.
 
     Args:
         name: a name of `PUBLISHED`.
@@ -76,8 +79,10 @@ def fetch(name: str, *, force: bool = False, progress: bool = False, time_limit:
     """
     weights = _known(name)
     with _alone(weights) as folder:
-        file, _ = _original(weights, folder, force, progress, time_limit)
-        return _checkpoint(weights, file)
+        file, sha256 = _original(weights, folder, force, progress, time_limit)
+        checkpoint = _checkpoint(weights, file)
+        _pin(file, sha256)
+        return checkpoint
 
 
 def fetch_model(name: str, *, force: bool = False, progress: bool = False, time_limit: float = TIME_LIMIT) -> Fetched:
@@ -87,7 +92,7 @@ def fetch_model(name: str, *, force: bool = False, progress: bool = False, time_
 
     Raises:
         DownloadError: as for `fetch`, or the file can't be read.
-        LayoutError, WeightsError: the file does not hold the network it should.
+        LayoutError, WeightsError: the file does not hold the network it should, though it is the one published.
     """
     weights = _known(name)
     if not force and (found := _cached(weights)):
@@ -108,7 +113,8 @@ def fetch_model(name: str, *, force: bool = False, progress: bool = False, time_
             provenance=_provenance(weights, sha256),
         )
         path = _path(weights)
-        write_model(Canonical(model.spec, model.weights, card), path, force=True)
+        write_model(dataclasses.replace(model, card=card), path, force=True)
+        _pin(file, sha256)  # not before: a wrong file, pinned, would keep the right one out
         return Fetched(weights, path, file, sha256)
 
 
@@ -151,10 +157,6 @@ def _original(weights: Published, folder: Path, force: bool, progress: bool, tim
         part.replace(file)
     else:
         sha256 = _checked(file, weights, file)
-    pin = _pin(file)
-    if not pin.is_file():
-        with beside_then_rename(pin) as temporary:
-            temporary.write_text(sha256 + "\n", encoding="ascii")
     return file, sha256
 
 
@@ -179,19 +181,36 @@ def _checked(path: Path, weights: Published, file: Path) -> str:
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     note_of(path).unlink(missing_ok=True)
-    pin = _pin(file)
-    expected = pin.read_text(encoding="ascii").strip() if pin.is_file() else weights.digest
-    if not sha256.startswith(expected):
+    again = f"{file.name} has SHA-256 {sha256[:16]}..., expected {{}}...: the file was removed; try again, and if it stays so,"
+    if not sha256.startswith(weights.digest):
         path.unlink()
         raise DownloadError(
-            f"{file.name} has SHA-256 {sha256[:16]}..., expected {expected[:16]}...: the file was removed; try again, "
-            f"and if it stays so, remove {pin} only if the project has published a new file"
+            f"{again.format(weights.digest[:16])} the project has published another file than the one known here"
+        )
+    if (pinned := _pinned(file)) and sha256 != pinned:
+        path.unlink()
+        raise DownloadError(
+            f"{again.format(pinned[:16])} remove {_pin_of(file)} only if the project has published a new file"
         )
     return sha256
 
 
-def _pin(file: Path) -> Path:
+def _pin_of(file: Path) -> Path:
     return file.with_name(f"{file.name}.sha256")
+
+
+def _pinned(file: Path) -> str:
+    """The digest pinned beside a file; empty where there is none, or what is there is no digest."""
+    pin = _pin_of(file)
+    text = pin.read_text(encoding="ascii", errors="replace").strip() if pin.is_file() else ""
+    return text if _SHA256.fullmatch(text) else ""
+
+
+def _pin(file: Path, sha256: str) -> None:
+    """Write down the digest of a file that is good; every later one must agree."""
+    if _pinned(file) != sha256:
+        with beside_then_rename(_pin_of(file)) as temporary:
+            temporary.write_text(sha256 + "\n", encoding="ascii")
 
 
 def _checkpoint(weights: Published, file: Path) -> Path:
@@ -203,14 +222,17 @@ def _checkpoint(weights: Published, file: Path) -> Path:
 
 @contextlib.contextmanager
 def _judged(weights: Published, file: Path) -> Iterator[None]:
-    """A file that can't be read goes, unless its project vouches for these bytes."""
+    """A file that can't be read, or holds another network, goes, unless its project vouches for these bytes."""
     try:
         yield
-    except FormatError as error:
-        if weights.digest:
+    except (FormatError, LayoutError, WeightsError) as error:
+        if weights.digest and isinstance(error, FormatError):
             raise DownloadError(f"{file} is the file that its project published, but can't be read: {error}") from None
+        if weights.digest:
+            raise
         file.unlink(missing_ok=True)
-        _pin(file).unlink(missing_ok=True)
+        _pin_of(file).unlink(missing_ok=True)
+        shutil.rmtree(folder_of(file), ignore_errors=True)
         raise DownloadError(
             f"{weights.url} does not hold the weights it should, and the file was removed: {error}"
         ) from None
@@ -237,10 +259,15 @@ def _cached(weights: Published) -> Fetched | None:
     path = _path(weights)
     file = path.with_name(weights.file_name)
     try:
-        sha256 = _pin(file).read_text(encoding="ascii").strip()
+        sha256 = _pinned(file)
         found = read_metadata(formats.read(path).metadata, path)
-    except (OSError, UnicodeError, DeepLabZooError):  # not there, or damaged
+    except (OSError, DeepLabZooError):  # not there, or damaged
         return None
-    if found is None or found[0] != weights.spec() or found[1].provenance != _provenance(weights, sha256):
+    if (
+        not sha256.startswith(weights.digest)
+        or found is None
+        or found[0] != weights.spec()
+        or found[1].provenance != _provenance(weights, sha256)
+    ):
         return None
     return Fetched(weights, path, file, sha256)

@@ -65,7 +65,6 @@ def test_weights_are_aligned_wherever_they_lie_in_the_file(tmp_path, model):
         assert all(array.flags.aligned for array in read_source(path, lazy=lazy).model.weights.values())
 
 
-
 def test_sidecar_or_metadata(tmp_path, model):
     for suffix in SUFFIXES:
         path = write(model, tmp_path / f"m{suffix}")
@@ -262,7 +261,7 @@ def test_nothing_half_written(tmp_path, model, monkeypatch):
 
 def test_suffix_and_backend_must_agree(tmp_path, model):
     source = write(model, tmp_path / "m.safetensors")
-    with pytest.raises(FormatError, match=r"--to torch writes torch: name it \*\.pth or leave --to out"):
+    with pytest.raises(FormatError, match=r"but torch was asked for: name it \*\.pth, or ask for the other"):
         convert(source, tmp_path / "m.pdparams", to="torch")
     with pytest.raises(FormatError, match="did you mean 'paddle'"):
         convert(source, tmp_path / "m.bin", to="padle")
@@ -332,3 +331,20 @@ def test_weights_and_words_must_agree(tmp_path):
         canonical_model(weights=path, backbone="resnet50")
     with pytest.raises(FormatError):
         canonical_model(weights=tmp_path / "nowhere.pth")
+
+
+def test_a_guess_stays_one_until_somebody_says(tmp_path):
+    """What was assumed is told again by whoever reads the result, at its present value, and no longer once it is said."""
+    spec = tensorflow.template(width=0.35, num_classes=3)
+    write_model(lively(spec), tmp_path / "tf.npz", layout="tensorflow")
+    sidecar_path(tmp_path / "tf.npz").unlink()
+    first = convert(tmp_path / "tf.npz", tmp_path / "a.safetensors").source
+    assert {"output_stride = 8", "output.align_corners = True"} <= set(first.assumed)
+    said = {"output.align_corners": False}
+    convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", output_stride=16, changes=said)
+    again = read_source(tmp_path / "b.safetensors")
+    assert set(first.assumed) - set(again.assumed) == {"output_stride = 8", "output.align_corners = True"}
+    assert again.model.card.provenance["assumed"] == "; ".join(again.assumed)
+    by_preset = read_source(tmp_path / "tf.npz", preset="v3_mobilenet_v2.tf")
+    assert by_preset.told[0] == "preset v3_mobilenet_v2.tf"
+    assert by_preset.assumed == ()

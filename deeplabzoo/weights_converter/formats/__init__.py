@@ -34,11 +34,11 @@ from deeplabzoo.weights_converter.formats import (
 )
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, release
 from deeplabzoo.weights_converter.formats._guard import Flaw, existing_file, head, reading, shown, tail
-from deeplabzoo.weights_converter.formats._state_dicts import around
+from deeplabzoo.weights_converter.formats._state_dicts import around, without_prefixes
 
 __all__ = [
-    "FORMATS", "Checkpoint", "around", "check_outputs", "detect", "format_of_suffix", "outputs", "read", "release",
-    "shown", "write",
+    "FORMATS", "Checkpoint", "Flaw", "around", "check_outputs", "detect", "format_of_suffix", "outputs", "read", "release",
+    "shown", "without_prefixes", "write",
 ]  # fmt: skip
 
 # In the order of asking: torch's old format is a pickle too, so Paddle comes after it.
@@ -51,6 +51,8 @@ _MODULES: dict[str, ModuleType] = {
 }  # fmt: skip
 # What may be a folder, or a prefix that no file has for a name.
 _NOT_FILES = (tf_checkpoint, saved_model, hub_folder, keras_preset)
+# What holds the names of a module's tensors, and with them those of whatever the module was wrapped in.
+_STATE_DICTS = {module.NAME for module in (safetensors, torch_pickle, paddle_pickle, npz, hub_folder)}
 FORMATS = tuple(_MODULES)
 _SUFFIXES = {
     ".safetensors": safetensors.NAME,
@@ -110,6 +112,8 @@ def detect(path: str | os.PathLike[str]) -> str:
 def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Open a checkpoint of any known format; its tensors are read when they are asked for.
 
+    Prefixes that wrappers leave on every name of a state dict (`module.` and such) are gone, and a note says so.
+
     Args:
         path: a file, the prefix or folder of a TensorFlow checkpoint, or the folder of a SavedModel, of the hub or of a
             preset of KerasHub.
@@ -121,6 +125,9 @@ def read(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     checkpoint = _MODULES[detect(path)].read(path)
     assert isinstance(checkpoint, Checkpoint)  # noqa: S101 - for the type checker: modules are untyped values
+    if checkpoint.format in _STATE_DICTS:
+        with reading(path, checkpoint.format):
+            checkpoint, _ = without_prefixes(checkpoint)
     return hub_folder.with_config(checkpoint, path)
 
 
@@ -156,8 +163,8 @@ def write(
     if len(longest) > _NAME_LIMIT:
         raise OutputError(f"tensor {shown(longest)!r}: a name of {len(longest)} characters; the limit is {_NAME_LIMIT}")
     check_outputs(path, format=module.NAME, force=force)
-    in_place = getattr(module, "beside_then_in_place", beside_then_rename)
-    with in_place(path) as beside:
+    in_place = getattr(module, "beside_then_in_place", None)
+    with beside_then_rename(path, force=force) if in_place is None else in_place(path) as beside:
         module.write(beside, tensors, metadata)
 
 

@@ -90,6 +90,13 @@ class MappedFile:
         stat = os.stat(self.path)  # noqa: PTH116 - a few times faster than the method, and asked for every tensor
         return stat.st_size, (stat.st_ino, stat.st_mtime_ns)
 
+    def unchanged(self) -> bool:
+        """Tell whether the name still leads to the same file, and nobody has written to it."""
+        try:
+            return (self.size, self._identity) == self._stat()
+        except OSError:
+            return False
+
     def piece(self, offset: int, count: int) -> npt.NDArray[np.uint8]:
         """Return `count` bytes from `offset` as a read-only uint8 array backed by the file.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint
 from deeplabzoo.weights_converter.formats._guard import Flaw, shown
 from deeplabzoo.weights_converter.formats._pickle_parts import Buildable, Inert, View
 
@@ -43,17 +44,17 @@ class Found:
 
 
 def find_tensors(top: Any, is_tensor: Callable[[Any], bool]) -> Found:
-    """Find the dictionary of tensors in what a pickle holds, and strip the prefixes that wrappers leave.
+    """Find the dictionary of tensors in what a pickle holds; `without_prefixes` then makes their names the network's.
 
-    A prefix is stripped only where every tensor has it, but for those that are not the network's (`around`). Where the file holds a network and a running average of it
-    (`model` and `model_ema`), the network is taken and a note says what was not.
+    Where the file holds a network and a running average of it (`model` and `model_ema`), the network is taken and a
+    note says what was not; so it does of other dictionaries that look like networks.
 
     Args:
         top: the pickle's value.
         is_tensor: tells a tensor from anything else.
 
     Raises:
-        Flaw: there is none, names clash, or there are several and none is the obvious one.
+        Flaw: there is none, or there are several and none is the obvious one.
     """
     notes: list[str] = []
     beside: dict[Any, Any] = {}
@@ -67,6 +68,7 @@ def find_tensors(top: Any, is_tensor: Callable[[Any], bool]) -> Found:
         notes.append(f"tensors found under {inner[0]!r}")
         rest = {key: value for key, value in found.items() if key != inner[0]}
         others = [key for key in inner[1:] if found[key] is not found[inner[0]]]
+        others += _rivals(rest, found[inner[0]], inner, is_tensor)
         if others:
             notes.append(
                 f"another network left out, found under {', '.join(map(repr, others))}: save it alone to have it read"
@@ -83,7 +85,50 @@ def find_tensors(top: Any, is_tensor: Callable[[Any], bool]) -> Found:
         if not isinstance(key, str):
             raise Flaw(f"a tensor is called {shown(key)}, a {type(key).__name__}; expected text")
     _set_aside({key: value for key, value in found.items() if key not in tensors}, (), notes, beside)
-    return Found(_strip_prefixes(tensors, notes), notes, beside)
+    return Found(tensors, notes, beside)
+
+
+class _Renamed(Mapping[str, Array]):
+    """Lazy tensors under other names."""
+
+    def __init__(self, tensors: Mapping[str, Array], names: Mapping[str, str]) -> None:
+        self._tensors, self._names = tensors, names
+
+    def __getitem__(self, name: str) -> Array:
+        return self._tensors[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:  # the inherited one would read the tensor
+        return name in self._names
+
+
+def without_prefixes(checkpoint: Checkpoint) -> tuple[Checkpoint, tuple[str, ...]]:
+    """Give the tensors of a state dict the names that the network itself has: no prefixes, which wrappers leave.
+
+    A prefix is stripped only where every tensor has it, but for those that are not the network's (`around`). Running
+    averages among the tensors are left out. Notes say all that.
+
+    Args:
+        checkpoint: tensors by the names that a module gives them.
+
+    Returns:
+        The checkpoint, and the prefixes, the outermost first.
+
+    Raises:
+        Flaw: there are several networks and none is the obvious one.
+    """
+    notes: list[str] = []
+    prefixes: list[str] = []
+    names = _strip_prefixes({name: name for name in checkpoint.tensors}, notes, prefixes)
+    if not notes:
+        return checkpoint, ()
+    tensors = _Renamed(checkpoint.tensors, names)
+    return dataclasses.replace(checkpoint, tensors=tensors, notes=(*checkpoint.notes, *notes)), tuple(prefixes)
 
 
 def around(name: str) -> str | None:
@@ -102,7 +147,20 @@ def _networks(entries: dict[Any, Any], names: Iterable[str], is_tensor: Callable
     return [name for name in names if isinstance(entries.get(name), dict) and _holds(entries[name], is_tensor)]
 
 
-def _strip_prefixes(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def _rivals(
+    entries: dict[Any, Any], chosen: dict[Any, Any], known: Iterable[str], is_tensor: Callable[[Any], bool]
+) -> list[str]:
+    """Return the keys of dictionaries that hold about as many tensors as the chosen one, and little else."""
+    count = _size(chosen, is_tensor)
+    return [
+        key
+        for key, value in entries.items()
+        if isinstance(key, str) and key not in known and not _is_training(key) and isinstance(value, dict)
+        if (size := _size(value, is_tensor)) and count <= 2 * size <= 4 * count and len(value) <= 2 * size
+    ]
+
+
+def _strip_prefixes(tensors: dict[str, str], notes: list[str], prefixes: list[str]) -> dict[str, str]:
     for _ in range(_DEPTH):
         tensors = _one_network(tensors, notes)
         for prefix in _PREFIXES:
@@ -112,11 +170,12 @@ def _strip_prefixes(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]
             few = len(outside) * _FEW <= len(inside) and len(stripped) == len(tensors)
             if inside and few and all(map(around, outside)):
                 tensors = stripped
+                prefixes.append(prefix)
                 notes.append(f"{prefix!r} prefix removed")
     return tensors
 
 
-def _one_network(tensors: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def _one_network(tensors: dict[str, str], notes: list[str]) -> dict[str, str]:
     """Leave out a running average whose tensors lie among the network's, and how often it was averaged."""
     heads = {name.partition(".")[0] for name in tensors}
     if heads >= _RIVALS:
@@ -141,8 +200,12 @@ def _set_aside(entries: dict[Any, Any], networks: Iterable[str], notes: list[str
     for key, value in ignored.items():
         if key == "meta" and isinstance(value, dict):
             beside.update(value)
-        elif not isinstance(key, str) or not any(word in key.lower() for word in _TRAINING):
+        elif not isinstance(key, str) or not _is_training(key):
             beside[key] = value
+
+
+def _is_training(key: str) -> bool:
+    return any(word in key.lower() for word in _TRAINING)
 
 
 def _kind(value: Any) -> str:
@@ -157,7 +220,12 @@ def _count(value: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> int:
     return sum(map(is_tensor, value.values()))
 
 
+def _size(value: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> int:
+    """Return the number of tensors in a dictionary, or in a wrapper right inside it."""
+    inner = [_count(value[key], is_tensor) for key in _WRAPPERS if isinstance(value.get(key), dict)]
+    return max([_count(value, is_tensor), *inner])
+
+
 def _holds(value: dict[Any, Any], is_tensor: Callable[[Any], bool]) -> bool:
     """Tell whether a dictionary holds tensors, itself or in a wrapper right inside it."""
-    wrapped = (value.get(key) for key in _WRAPPERS)
-    return _count(value, is_tensor) > 0 or any(isinstance(w, dict) and _count(w, is_tensor) > 0 for w in wrapped)
+    return _size(value, is_tensor) > 0

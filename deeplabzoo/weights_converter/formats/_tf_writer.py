@@ -7,6 +7,7 @@ import itertools
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -66,7 +67,8 @@ def beside_then_in_place(prefix: Path) -> Iterator[Path]:
     """Yield a prefix in the same folder to write to; on success its files replace those of `prefix`, else they go.
 
     At every moment a reader finds the old checkpoint, or none where there was none, or the new one; never the index of
-    one with the data of the other. Where files of `prefix` are links, the links are replaced.
+    one with the data of the other. Of several writers one after the other puts its files in place. Where files of
+    `prefix` are links, the links are replaced.
 
     Raises:
         OutputError: the files can't be written (full disk, no permission).
@@ -77,16 +79,53 @@ def beside_then_in_place(prefix: Path) -> Iterator[Path]:
         yield beside
         for file in (data_of(beside), index_of(beside)):
             _flush(file)
-        if index_of(target).exists():
-            _replace(beside, target)
-        else:
-            _place(beside, target)
+        with _alone(target):
+            if index_of(target).exists():
+                _replace(beside, target)
+            else:
+                _place(beside, target)
     except OSError as error:
         raise OutputError(f"output {prefix} can't be written: {reason(error)}") from error
     finally:
         for file in (data_of(beside), index_of(beside), _detour_of(beside)):
             with contextlib.suppress(OSError):  # the first failure is the one worth telling
                 file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(prefix: Path) -> Iterator[None]:
+    """Keep every other process from putting a checkpoint called `prefix` in place; wait for one that is at it.
+
+    The lock is on a hidden file beside it, which goes at the end. A writer that is killed leaves the file without its
+    lock. Where the system or the file system has no such locks, writers do without.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    path = prefix.with_name(f".{prefix.name}.lock")
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_still(lock, path):  # the one that was waited for has removed it
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(lock)
+
+
+def _is_still(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _place(new: Path, target: Path) -> None:
@@ -110,15 +149,9 @@ def _replace(new: Path, old: Path) -> None:
     gets a second name first, as one of several, and an index that says so makes the new checkpoint valid in one step.
     Then the old data is not needed any more, and both files get their usual names in the same way.
     """
-    shards = next(count for count in itertools.count(2) if not data_of(old, 0, count).exists())
-    second = data_of(old, 0, shards)
     detour = _detour_of(new)
+    second, shards = _named_again(data_of(new), old)
     try:
-        try:
-            os.link(data_of(new), second)
-        except OSError:  # a file system without links
-            shutil.copyfile(data_of(new), second)
-            _flush(second)
         _, *entries = _leveldb.entries(index_of(new).read_bytes())
         detour.write_bytes(_leveldb.table([(b"", _header(shards)), *entries]))
         _flush(detour)
@@ -129,6 +162,36 @@ def _replace(new: Path, old: Path) -> None:
     data_of(new).replace(data_of(old))
     index_of(new).replace(index_of(old))
     second.unlink()
+
+
+def _named_again(data: Path, prefix: Path) -> tuple[Path, int]:
+    """Give a data file a second name, as the first of several of `prefix`; returns it, and of how many it is.
+
+    A name that is taken belongs to somebody else, and is left alone.
+    """
+    for shards in itertools.count(2):
+        second = data_of(prefix, 0, shards)
+        with contextlib.suppress(FileExistsError):
+            try:
+                os.link(data, second)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links
+                _copy(data, second)
+            break
+    return second, shards
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file to a name that none has, or `FileExistsError`; nothing is left where that fails."""
+    with source.open("rb") as old, target.open("xb") as new:
+        try:
+            shutil.copyfileobj(old, new)
+            new.flush()
+            os.fsync(new.fileno())
+        except OSError:
+            target.unlink()
+            raise
 
 
 def _flush(path: Path) -> None:

@@ -28,6 +28,7 @@ from deeplabzoo.weights_converter.formats._tf_writer import data_of, index_of
 NAME = "tf-checkpoint"
 _INDEX_LIMIT = 4 * 2**20
 _MOST_ENTRIES = 50_000
+_TRIES = 100  # to find index and data of one checkpoint while others are put in its place
 _SHARD = re.compile(r"(.+)\.data-\d{5}-of-\d{5}")
 _COPIES = "_all_variables/"  # Keras' export stores every variable once more under this path
 
@@ -98,7 +99,18 @@ def bundle(path: Path, prefix: Path, format_name: str) -> Checkpoint:
     Raises:
         Flaw: as `read`.
     """
-    index = MappedFile(index_of(prefix))
+    for _ in range(_TRIES):
+        index = MappedFile(index_of(prefix))
+        try:
+            return _bundle(path, prefix, index, format_name)
+        except (Flaw, OSError):
+            if index.unchanged():
+                raise
+    raise Flaw("it is written anew all the time; read it when that is done")
+
+
+def _bundle(path: Path, prefix: Path, index: MappedFile, format_name: str) -> Checkpoint:
+    """Read the checkpoint that an index is of."""
     if index.size > _INDEX_LIMIT:
         raise Flaw(f"its index takes {index.size} bytes; the limit is {_INDEX_LIMIT}")
     shards, entries, graph, notes = _read_index(index.piece(0, index.size).tobytes())
@@ -107,6 +119,8 @@ def bundle(path: Path, prefix: Path, format_name: str) -> Checkpoint:
     for name, entry in entries.items():
         if entry.offset + entry.size > files[entry.shard].size:
             raise Flaw(f"truncated: tensor {shown(name)!r} ends after {files[entry.shard].path.name} does")
+    if not index.unchanged():  # the data files may be those of the next checkpoint
+        raise Flaw("its index has changed")
     _check_overlap(entries)
     if graph is not None:
         text = _tf_objects.string(files[graph.shard].piece(graph.offset, graph.size), unmask(graph.checksum))

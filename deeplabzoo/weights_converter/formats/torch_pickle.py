@@ -171,9 +171,8 @@ def read(path: Path) -> Checkpoint:
     """Read a .pth file.
 
     Order is that of the dictionary in the file. Tensors keep their strides, so they are contiguous where the module
-    that made them had them so. A dictionary wrapped in another (`state_dict`, `model`...) is found, and prefixes such as
-    `module.` are stripped where all names have them; `notes` says so. Plain data beside the tensors (epoch, best score,
-    the `meta` of mmsegmentation) are `facts["meta"]`.
+    that made them had them so. A dictionary wrapped in another (`state_dict`, `model`...) is found; `notes` says so.
+    Plain data beside the tensors (epoch, best score, the `meta` of mmsegmentation) are `facts["meta"]`.
 
     Raises:
         FormatError: damaged, or it wants something executed; also on access of a tensor (check sum of its storage).

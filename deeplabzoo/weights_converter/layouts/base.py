@@ -14,7 +14,7 @@ from deeplabzoo.core.ops import BatchNorm
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
 from deeplabzoo.weights_converter.canonical import Canonical, Card
-from deeplabzoo.weights_converter.formats import Checkpoint
+from deeplabzoo.weights_converter.formats import Checkpoint, shown
 from deeplabzoo.weights_converter.transforms import IDENTITY, Transform
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -190,6 +190,41 @@ def described(data: Mapping[str, object], prefix: str = "") -> list[str]:
         else:
             lines.append(f"{prefix}{key} = {value}")
     return sorted(lines)
+
+
+def unlike(config: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:
+    """A note for each key of a `config.json` whose value is not that of the network that is read.
+
+    Args:
+        config: what the file says; a key that is absent says nothing.
+        arguments: what the project would write of that network.
+    """
+    notes = []
+    for key, wanted in arguments.items():
+        value = config.get(key, wanted)
+        # JSON tells true from 1, which Python does not.
+        if value != wanted or isinstance(value, bool) is not isinstance(wanted, bool):
+            said = repr(shown(value)) if isinstance(value, str) else shown(value)
+            notes.append(f"config.json says {key} = {said}, but the network that is read has {wanted!r}: compare them")
+    return notes
+
+
+def require_labels(labels: Mapping[str, str], table: Mapping[str, str], node_of: Callable[[str], str | None]) -> None:
+    """`LayoutError` where a file of counted paths names a layer otherwise than its place says.
+
+    Args:
+        labels: of the checkpoint: path of a group and the name of its layer.
+        table: path of a group and the node whose layer is counted there.
+        node_of: the node that a layer is by its name, or none where the name is no project's but a stock one.
+    """
+    for group, node in table.items():
+        label = labels.get(group)
+        named = None if label is None else node_of(label)
+        if named not in (None, node):
+            raise LayoutError(
+                f"{group} is named {shown(label)!r} in the file, where by its place it is {node}: its layers stand in "
+                "another order than those of the network; save the model as the spec describes it"
+            )
 
 
 def hollow(shape: tuple[int, ...]) -> np.ndarray:

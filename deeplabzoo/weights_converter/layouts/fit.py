@@ -10,6 +10,7 @@ from deeplabzoo.core.backbones import BackboneSpec, MobileNetV2
 from deeplabzoo.core.ops import Conv2d
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError, SpecError
+from deeplabzoo.weights_converter.canonical import Card
 from deeplabzoo.weights_converter.layouts.base import Shapes, described
 from deeplabzoo.weights_converter.layouts.widths import find_width
 
@@ -91,6 +92,19 @@ def assumed(spec: ArchSpec) -> tuple[str, ...]:
         for line in described(spec.to_dict())
         if (field := line.split(" = ")[0]) not in _TOLD and not is_training(field) and not line.startswith(moot)
     )
+
+
+def assumed_card(card: Card, named: tuple[str, ...]) -> list[str]:
+    """What a card takes from the project's published weights: the names of the classes, unless the file has `named`."""
+    from deeplabzoo.inference.classes import ADE20K_CLASSES, CITYSCAPES_CLASSES, VOC_CLASSES
+
+    sets = {VOC_CLASSES[-1]: "Pascal VOC", CITYSCAPES_CLASSES[-1]: "Cityscapes", ADE20K_CLASSES[-1]: "ADE20K"}
+    lines = []
+    if card.classes and not named:
+        lines.append(f"classes = {sets.get(card.classes[-1], 'the usual ones of the project')}")
+    if card.preprocessing is not None:
+        lines.append("preprocessing = the usual one of the project")
+    return lines
 
 
 def is_training(field: str) -> bool:

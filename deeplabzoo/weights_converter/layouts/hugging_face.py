@@ -18,9 +18,10 @@ from deeplabzoo.core.backbones.base import OUTPUT_STRIDES
 from deeplabzoo.core.backbones.mobilenet_v2 import divisible
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
-from deeplabzoo.weights_converter.canonical import Canonical, Card
+from deeplabzoo.weights_converter.canonical import Canonical
 from deeplabzoo.weights_converter.formats import Checkpoint, shown
-from deeplabzoo.weights_converter.layouts.base import Entry, Reading, shapes_of
+from deeplabzoo.weights_converter.layouts.base import Entry, Reading, shapes_of, unlike
+from deeplabzoo.weights_converter.layouts.keras_facts import is_rate
 from deeplabzoo.weights_converter.layouts.rules import Move, Rule, TableLayout, units
 from deeplabzoo.weights_converter.layouts.torch_names import block_number
 from deeplabzoo.zoo.presets import tensorflow
@@ -108,27 +109,35 @@ class HuggingFaceLayout(TableLayout):
             raise LayoutError(
                 f"config.json says hidden_act = {shown(activation)}, which is not supported; supported is {_ACTIVATION}"
             )
-        told, backbone = [], spec.backbone
-        if config.get("output_stride") in OUTPUT_STRIDES:
-            spec, told = spec.replace(output_stride=config["output_stride"]), ["output_stride"]
+        told, backbone, stride = [], spec.backbone, config.get("output_stride")
+        if is_rate(stride) and stride in OUTPUT_STRIDES:
+            spec, told = spec.replace(output_stride=stride), ["output_stride"]
         if isinstance(config.get("tf_padding"), bool):
             backbone = backbone.replace(padding="same" if config["tf_padding"] else "symmetric")
             told.append("backbone.padding")
-        if isinstance(config.get("layer_norm_eps"), float):
-            backbone = backbone.replace(epsilon=config["layer_norm_eps"])
+        epsilon = config.get("layer_norm_eps")
+        if isinstance(epsilon, float) and 0 < epsilon < 1:
+            backbone = backbone.replace(epsilon=epsilon)
             told.append("backbone.epsilon")
         return spec.replace(backbone=backbone), told
 
-    def card(self, spec: ArchSpec, facts: Mapping[str, Any]) -> Card:
-        """The classes are those that `config.json` names."""
-        card = super().card(spec, facts)
+    def remarks(self, checkpoint: Checkpoint, spec: ArchSpec) -> list[str]:
+        """Fields of `config.json` that contradict the tensors, or that no network here has."""
+        config = _config(checkpoint.facts)
+        notes, names = unlike(config, _arguments(spec)), config.get("id2label")
+        if isinstance(names, Mapping) and len(names) != spec.num_classes:
+            notes.append(f"config.json names {len(names)} classes in id2label, but the network has {spec.num_classes}")
+        return notes
+
+    def named(self, count: int, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """The classes that `config.json` names."""
         names = _config(facts).get("id2label")
-        if not isinstance(names, Mapping) or len(names) != spec.num_classes:
-            return card
-        ordered = [names.get(str(n), names.get(n)) for n in range(spec.num_classes)]
+        if not isinstance(names, Mapping) or len(names) != count:
+            return ()
+        ordered = [names.get(str(n), names.get(n)) for n in range(count)]
         if not all(isinstance(name, str) for name in ordered) or ordered[0] == "LABEL_0":  # transformers' own filling
-            return card
-        return Card(card.preprocessing, tuple(str(name) for name in ordered))
+            return ()
+        return tuple(str(name) for name in ordered)
 
     def unused(self, spec: ArchSpec) -> tuple[str, list[Entry]]:
         """A 1x1 convolution of 1280 channels and its batch norm; neutral where the source had none."""
@@ -173,25 +182,35 @@ class HuggingFaceLayout(TableLayout):
         )
         return {
             "architectures": ["MobileNetV2ForSemanticSegmentation"],
-            "model_type": "mobilenet_v2",
-            "num_channels": spec.in_channels,
-            "depth_multiplier": backbone.width,
+            **_arguments(spec),
             "depth_divisible_by": backbone.depth_divisor,
             "min_depth": 8,
-            "expand_ratio": float(_RATIO),
-            "output_stride": spec.output_stride,
-            "first_layer_is_expansion": True,
             "finegrained_output": True,
-            "hidden_act": _ACTIVATION,
-            "tf_padding": backbone.padding == "same",
             "classifier_dropout_prob": spec.required_aspp.dropout,
             "initializer_range": 0.02,
-            "layer_norm_eps": backbone.epsilon,
             "semantic_loss_ignore_index": 255,
             **{name: value for name, value in kept.items() if name in _KEPT},
             "id2label": names,
             "label2id": {name: int(n) for n, name in names.items()},
         }
+
+
+def _arguments(spec: ArchSpec) -> dict[str, Any]:
+    """The fields of `config.json` that a spec settles."""
+    backbone = spec.backbone
+    if not isinstance(backbone, MobileNetV2):
+        return {}
+    return {
+        "model_type": "mobilenet_v2",
+        "num_channels": spec.in_channels,
+        "depth_multiplier": backbone.width,
+        "expand_ratio": float(_RATIO),
+        "output_stride": spec.output_stride,
+        "first_layer_is_expansion": True,
+        "hidden_act": _ACTIVATION,
+        "tf_padding": backbone.padding == "same",
+        "layer_norm_eps": backbone.epsilon,
+    }
 
 
 def _config(facts: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -98,15 +98,24 @@ class BonlimeLayout(TableLayout):
         layers = layers_of(facts.get("config"))
         if not layers:
             return spec, []
-        spec, told = informed_by_graph(spec, {"graph": graph_of(layers)}, self._table(spec))
+        spec, told, _ = self._by_layers(spec, layers)
         if (end := _end(layers)) is None or (values := values_after(end, spec.num_classes)) is None:
             return spec, told
         return spec.replace(output=spec.output.replace(values=values)), [*told, "output.values"]
 
     def remarks(self, checkpoint: Checkpoint, spec: ArchSpec) -> list[str]:
-        """An activation at the end that no spec has."""
-        end = _end(layers_of(checkpoint.facts.get("config")))
-        return [] if end is None else without_activation(end, spec.num_classes)
+        """An activation at the end that no spec has, and dilations that no network of the project has."""
+        layers = layers_of(checkpoint.facts.get("config"))
+        if not layers:
+            return []
+        end, (_, _, notes) = _end(layers), self._by_layers(spec, layers)
+        return notes if end is None else [*notes, *without_activation(end, spec.num_classes)]
+
+    def _by_layers(
+        self, spec: ArchSpec, layers: list[tuple[str, Mapping[str, Any]]]
+    ) -> tuple[ArchSpec, list[str], list[str]]:
+        backbones = [one.backbone for one in self._variants()]
+        return informed_by_graph(spec, {"graph": graph_of(layers)}, self._table(spec), backbones)
 
     def _table(self, spec: ArchSpec, names: Collection[str] = ()) -> list[Entry]:
         entries = super()._table(spec, names)

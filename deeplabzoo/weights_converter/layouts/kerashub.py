@@ -18,7 +18,15 @@ from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
 from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.keras_paths import training_state
-from deeplabzoo.weights_converter.layouts.base import Entry, Reading, Shapes, require_same_tensors, shapes_of
+from deeplabzoo.weights_converter.layouts.base import (
+    Entry,
+    Layout,
+    Reading,
+    Shapes,
+    require_labels,
+    require_same_tensors,
+    shapes_of,
+)
 from deeplabzoo.weights_converter.layouts.fit import fitted
 from deeplabzoo.weights_converter.layouts.keras_facts import (
     end_assumed,
@@ -60,6 +68,14 @@ class KerasHubLayout(TableLayout):
     others = tuple(partial(_template, name) for name in _RESNETS.values() if name != "resnet50")
     marks = ((f"{_MODEL}/{_FUSION}",), (f"layers/{_FUSION}",))
     free = (*TableLayout.free, "decoder.low_level", "output.values")
+
+    def __init__(self, labels: Mapping[str, str] | None = None) -> None:
+        """Make the layout for any file, or for one whose groups are of layers of these names."""
+        self._labels = labels or {}
+
+    def bound(self, checkpoint: Checkpoint) -> Layout:
+        """The layout that holds a file to the names of its layers."""
+        return KerasHubLayout(checkpoint.labels)
 
     def rules(self, spec: ArchSpec) -> Iterable[Rule]:
         """None: the paths are counted."""
@@ -123,6 +139,8 @@ class KerasHubLayout(TableLayout):
     def _table(self, spec: ArchSpec, names: Collection[str] = ()) -> list[Entry]:
         del names
         places = _places(spec)
+        encoder = {place: node for node, place in places.items() if node.startswith("backbone.")}
+        require_labels(self._labels, encoder, _node_named)
         entries = []
         for node in build_graph(spec).nodes:
             for canonical in node.parameters():
@@ -136,6 +154,17 @@ class KerasHubLayout(TableLayout):
                     raise LayoutError(f"{self.title} has no counterpart of {node.name!r}; use --to-layout deeplabzoo")
                 entries.append(Entry(f"{place}/vars/{variable}", canonical, transform))
         return entries
+
+
+def _node_named(layer: str) -> str | None:
+    """The node of a layer of KerasHub's encoder; none for another name."""
+    if match := re.fullmatch(r"conv1_(conv|bn)", layer):
+        return f"backbone.stem.{match[1]}"
+    match = re.fullmatch(r"stack(\d)_block(\d+)_(\d)_(conv|bn)", layer)
+    if match is None:
+        return None
+    leaf = f"{match[4]}{match[3]}" if match[3] != "0" else f"shortcut.{match[4]}"
+    return f"backbone.stage{int(match[1]) + 1}.block{int(match[2]) + 1}.{leaf}"
 
 
 def _encoder(names: Iterable[str]) -> tuple[int, int]:

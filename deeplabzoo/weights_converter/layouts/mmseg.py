@@ -11,7 +11,8 @@ from typing import Any
 
 from deeplabzoo.core.backbones import ResNet
 from deeplabzoo.core.spec import ArchSpec
-from deeplabzoo.weights_converter.canonical import Card
+from deeplabzoo.weights_converter.formats import Checkpoint
+from deeplabzoo.weights_converter.layouts.mmseg_config import with_config
 from deeplabzoo.weights_converter.layouts.rules import Move, Rule, TableLayout, units
 from deeplabzoo.weights_converter.layouts.torch_names import resnet, resnet_stages
 from deeplabzoo.zoo.presets import mmseg
@@ -79,6 +80,7 @@ class MMSegLayout(TableLayout):
     presets = mmseg.PRESETS
     others = (*_MORE, *(partial(_without_aux, make) for make in (*(one.make for one in mmseg.PRESETS), *_MORE)))
     marks = (("decode_head.conv_seg.weight", "decode_head.image_pool.1.conv.weight"),)
+    free = (*TableLayout.free, "decoder.align_corners", "output.align_corners")
     # A decode head makes its classifier first, and the pooling before the branches.
     moves = (
         Move(r"(decode_head\.)image_pool\."),
@@ -97,15 +99,23 @@ class MMSegLayout(TableLayout):
         places = (1, 2) if backbone.shortcut == "avg_pool" else (0, 1)
         return (*_V1C, *resnet_stages(shortcut=places), *_HEAD)
 
-    def card(self, spec: ArchSpec, facts: Mapping[str, Any]) -> Card:
-        """The classes are those that the checkpoint names."""
-        card = super().card(spec, facts)
+    def informed(self, spec: ArchSpec, facts: Mapping[str, Any]) -> tuple[ArchSpec, list[str]]:
+        """The strides, dilations, multi-grid and `align_corners` of the configuration that its checkpoints hold."""
+        spec, told, _ = with_config(spec, facts)
+        return spec, told
+
+    def remarks(self, checkpoint: Checkpoint, spec: ArchSpec) -> list[str]:
+        """What that configuration says and no network here has."""
+        return with_config(spec, checkpoint.facts)[2]
+
+    def named(self, count: int, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """The classes that the checkpoint names."""
         meta = facts.get("meta")
         meta = meta.get("dataset_meta", meta) if isinstance(meta, Mapping) else {}
+        if not isinstance(meta, Mapping):
+            return ()
         names = next((meta[key] for key in ("CLASSES", "classes") if isinstance(meta.get(key), list | tuple)), ())
-        if len(names) == spec.num_classes and all(isinstance(name, str) for name in names):
-            return Card(card.preprocessing, tuple(names))
-        return card
+        return tuple(names) if len(names) == count and all(isinstance(name, str) for name in names) else ()
 
     def classes(self, count: int) -> tuple[str, ...]:
         """VOC, Cityscapes, or ADE20K without a background."""

@@ -23,9 +23,11 @@ from deeplabzoo.weights_converter.layouts.base import (
     Reading,
     described,
     hollow,
+    require_labels,
     shapes_of,
     with_counters,
 )
+from deeplabzoo.weights_converter.layouts.graph_facts import informed_by_graph
 from deeplabzoo.weights_converter.layouts.own_shapes import scores_name, told_options
 from deeplabzoo.weights_converter.layouts.rules import keras
 from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
@@ -51,6 +53,14 @@ class OwnLayout(Layout):
     name = "deeplabzoo"
     title = "DeepLabZoo's own names, in each framework's idiom"
     writes = ("safetensors", "torch", "paddle", "keras-h5", "keras", "keras2-h5", "npz")
+
+    def __init__(self, labels: Mapping[str, str] | None = None) -> None:
+        """Make the layout for any file, or for one whose groups are of layers of these names."""
+        self._labels = labels or {}
+
+    def bound(self, checkpoint: Checkpoint) -> Layout:
+        """The layout that holds a file of counted paths to the names of its layers."""
+        return OwnLayout(checkpoint.labels) if checkpoint.format in _POSITIONAL else self
 
     def recognise(self, checkpoint: Checkpoint) -> str:
         """Our name of the classifier, or Keras' positional paths."""
@@ -85,9 +95,12 @@ class OwnLayout(Layout):
                 f"{wanted[wrong]}: give the spec with --spec FILE.toml"
             )
         self._check_graph(checkpoint, spec)
-        named = set(told)
+        table = self.entries(spec, checkpoint.format, checkpoint.tensors)
+        spec, shown, notes = informed_by_graph(spec, checkpoint.facts, table)
+        named = {*told, *shown}
         assumed = [line for line in described(spec.to_dict()) if line.split(" = ")[0] not in named]
-        return Reading(spec, tuple(line for line in described(spec.to_dict()) if line not in assumed), tuple(assumed))
+        lines = tuple(line for line in described(spec.to_dict()) if line not in assumed)
+        return Reading(spec, lines, tuple(assumed), tuple(notes))
 
     def ignored(self, foreign: str) -> str | None:
         """What a compiled Keras model keeps beside its layers."""
@@ -117,6 +130,8 @@ class OwnLayout(Layout):
             return [_layer_entry(node, name) for node in graph.nodes for name in node.parameters()]
         if file_format in _POSITIONAL:
             paths = keras_variable_paths(graph)
+            places = {path.rpartition("/vars/")[0]: name.rpartition(".")[0] for name, path in paths.items()}
+            require_labels(self._labels, places, _node_named)
             return [
                 Entry(paths[name], name, _keras_transform(node.op, name))
                 for node in graph.nodes
@@ -126,6 +141,11 @@ class OwnLayout(Layout):
             return [Entry(_paddle_name(name), name) for name in graph.parameters()]
         entries = [Entry(name, name) for name in graph.parameters()]
         return with_counters(spec, entries, {node.name: node.name for node in graph.nodes})
+
+
+def _node_named(layer: str) -> str | None:
+    """The node of a layer of ours; none for a name that Keras gave (`conv2d_4`)."""
+    return keras_node_name(layer) if "__" in layer else None
 
 
 def _layer_entry(node: Node, name: str) -> Entry:

@@ -25,7 +25,7 @@ from deeplabzoo.weights_converter.layouts.base import (
     shapes_of,
     with_counters,
 )
-from deeplabzoo.weights_converter.layouts.fit import assumed, fitted, is_training, told
+from deeplabzoo.weights_converter.layouts.fit import assumed, assumed_card, fitted, is_training, told
 from deeplabzoo.weights_converter.layouts.graph_facts import informed_by_graph
 from deeplabzoo.weights_converter.transforms import HWIO, IDENTITY, Transform, depthwise
 from deeplabzoo.zoo.presets.base import Preset
@@ -202,11 +202,13 @@ class TableLayout(Layout):
                 except ValueError:  # another number of axes, about which the conversion itself complains
                     continue
         spec, said = self.informed(fitted(spec, canonical), checkpoint.facts)
-        spec, shown = informed_by_graph(spec, checkpoint.facts, self._table(spec, checkpoint.tensors))
+        table, backbones = self._table(spec, checkpoint.tensors), [one.backbone for one in self._variants()]
+        spec, shown, notes = informed_by_graph(spec, checkpoint.facts, table, backbones)
         known = {*said, *shown}
         lines = tuple(line for line in described(spec.to_dict()) if line.split(" = ")[0] in known)
-        guesses = tuple(line for line in assumed(spec) if line.split(" = ")[0] not in known)
-        return Reading(spec, (*told(spec), *lines), guesses, tuple(self.remarks(checkpoint, spec)))
+        guesses = [line for line in assumed(spec) if line.split(" = ")[0] not in known]
+        guesses += assumed_card(self.card(spec, checkpoint.facts), self.named(spec.num_classes, checkpoint.facts))
+        return Reading(spec, (*told(spec), *lines), tuple(guesses), (*notes, *self.remarks(checkpoint, spec)))
 
     def entries(self, spec: ArchSpec, file_format: str, names: Collection[str] = ()) -> list[Entry]:
         """Every tensor by the rules, counters and doubles where the project has them, in the project's order."""
@@ -215,11 +217,15 @@ class TableLayout(Layout):
         return self._table(spec, names)
 
     def card(self, spec: ArchSpec, facts: Mapping[str, Any]) -> Card:
-        """The project's preprocessing; the classes of the data set that its published weights know by that count."""
-        del facts
+        """The project's preprocessing; the file's classes, or those that its published weights know by that count."""
         made = self._preset_of(spec)
         preprocessing = made.preprocessing.to_dict() if made and made.preprocessing else None
-        return Card(preprocessing, self.classes(spec.num_classes))
+        return Card(preprocessing, self.named(spec.num_classes, facts) or self.classes(spec.num_classes))
+
+    def named(self, count: int, facts: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of the classes where the project's own files give as many; none by default."""
+        del count, facts
+        return ()
 
     def classes(self, count: int) -> tuple[str, ...]:
         """Names of the project's classes where it has as many; VOC's 21 by default."""

@@ -16,7 +16,8 @@ from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import LayoutError
 from deeplabzoo.weights_converter.canonical import Canonical
 from deeplabzoo.weights_converter.formats import Checkpoint, shown
-from deeplabzoo.weights_converter.layouts.base import Entry
+from deeplabzoo.weights_converter.layouts.base import Entry, unlike
+from deeplabzoo.weights_converter.layouts.keras_facts import is_rate
 from deeplabzoo.weights_converter.layouts.rules import Rule, TableLayout, units
 from deeplabzoo.weights_converter.layouts.torch_names import TORCHVISION_PLACES, mobilenet_v2, resnet
 from deeplabzoo.zoo.presets import smp
@@ -128,10 +129,10 @@ class SMPLayout(TableLayout):
         """The arguments of the class, which a hub folder's `config.json` has."""
         config = _config(facts)
         told, stride = [], config.get("encoder_output_stride")
-        if stride in OUTPUT_STRIDES:
+        if is_rate(stride) and stride in OUTPUT_STRIDES:
             spec, told = spec.replace(output_stride=stride), ["output_stride"]
         rates = config.get("decoder_atrous_rates")
-        if isinstance(rates, list) and len(rates) == len(spec.rates) and all(type(rate) is int for rate in rates):
+        if isinstance(rates, list) and len(rates) == len(spec.rates) and all(map(is_rate, rates)):
             spec = spec.replace(aspp=spec.required_aspp.replace(rates=tuple(rates)))
             told.append("aspp.rates")
         values = _values(config.get("activation"), spec.num_classes)
@@ -143,7 +144,7 @@ class SMPLayout(TableLayout):
     def remarks(self, checkpoint: Checkpoint, spec: ArchSpec) -> list[str]:
         """Arguments of the class in a hub folder's `config.json` under which it computes what no spec here says."""
         config = _config(checkpoint.facts)
-        notes = []
+        notes = unlike(config, _arguments(spec))
         encoder, ours = config.get("encoder_name"), self.encoder(spec)
         if encoder is not None and str(encoder).partition(".")[0] != ours:  # timm's names may end in `.a1_in1k`
             notes.append(
@@ -174,21 +175,15 @@ class SMPLayout(TableLayout):
 
         What the source's own `config.json` said stands where the network does not depend on it, or no spec can say it.
         """
-        spec, aspp = model.spec, model.spec.required_aspp
+        spec = model.spec
         record = model.card.foreign or {}
         kept = _config(record) if record.get("layout") == self.name else {}
         made: dict[str, Any] = {
-            "_model_class": "DeepLabV3" if spec.arch == "v3" else "DeepLabV3Plus",
+            **_arguments(spec),
             "encoder_name": kept.get("encoder_name") or self.encoder(spec),
-            "encoder_depth": 5,
-            "encoder_weights": None,
-            "encoder_output_stride": spec.output_stride,
-            "decoder_channels": aspp.channels,
-            "decoder_atrous_rates": list(aspp.rates),
-            "decoder_aspp_separable": aspp.branch == "separable",
-            "decoder_aspp_dropout": aspp.dropout,
-            "in_channels": spec.in_channels,
-            "classes": spec.num_classes,
+            # No output depends on these two.
+            "encoder_weights": kept.get("encoder_weights"),
+            "decoder_aspp_dropout": kept.get("decoder_aspp_dropout", spec.required_aspp.dropout),
             "activation": None,
             "upsampling": None if spec.arch == "v3" else 4,
             "aux_params": None,
@@ -209,6 +204,21 @@ class SMPLayout(TableLayout):
     def encoder(self, spec: ArchSpec) -> str:
         """Smp's name of the encoder."""
         return spec.backbone.name
+
+
+def _arguments(spec: ArchSpec) -> dict[str, Any]:
+    """The arguments of the class that a spec settles, and the name of the class."""
+    aspp = spec.required_aspp
+    return {
+        "_model_class": "DeepLabV3" if spec.arch == "v3" else "DeepLabV3Plus",
+        "encoder_depth": 5,
+        "encoder_output_stride": spec.output_stride,
+        "decoder_channels": aspp.channels,
+        "decoder_atrous_rates": list(aspp.rates),
+        "decoder_aspp_separable": aspp.branch == "separable",
+        "in_channels": spec.in_channels,
+        "classes": spec.num_classes,
+    }
 
 
 def _config(facts: Mapping[str, Any]) -> Mapping[str, Any]:

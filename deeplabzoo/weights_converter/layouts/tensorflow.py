@@ -214,10 +214,11 @@ class TensorFlowLayout(TableLayout):
         return "", [Entry("global_step", "", spare=partial(np.zeros, (), np.int64))]
 
     def ignored(self, foreign: str) -> str | None:
-        """Training state is not part of the network."""
-        if foreign.rsplit("/", 1)[-1] in ("Momentum", "Adam", "Adam_1", "RMSProp", "ExponentialMovingAverage"):
-            return "optimizer slot"
-        return None
+        """Training state is not part of the network, nor are the moving averages of its weights."""
+        last = foreign.rsplit("/", 1)[-1]
+        if last == "ExponentialMovingAverage":
+            return "moving average of a weight, which is taken as training left it"
+        return "optimizer slot" if last in ("Momentum", "Adam", "Adam_1", "RMSProp") else None
 
     def classes(self, count: int) -> tuple[str, ...]:
         """VOC, Cityscapes, or ADE20K with its background first."""

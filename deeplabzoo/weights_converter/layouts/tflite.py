@@ -21,7 +21,7 @@ from deeplabzoo.weights_converter.canonical import Card
 from deeplabzoo.weights_converter.formats import Checkpoint
 from deeplabzoo.weights_converter.layouts import tflite_walk
 from deeplabzoo.weights_converter.layouts.base import Entry, Layout, Reading, described
-from deeplabzoo.weights_converter.layouts.fit import told
+from deeplabzoo.weights_converter.layouts.fit import assumed_card, told
 from deeplabzoo.weights_converter.layouts.widths import find_width
 from deeplabzoo.zoo.presets.tensorflow import template
 
@@ -71,6 +71,7 @@ class TFLiteLayout(Layout):
                 continue
             lines = (f"output_stride = {spec.output_stride}", f"output.align_corners = {spec.output.align_corners}")
             guesses = [line for line in described(spec.to_dict()) if line.split(" = ")[0].endswith(".epsilon")]
+            guesses += assumed_card(self.card(spec, checkpoint.facts), ())
             return Reading(spec, (*told(spec), *lines), tuple(guesses))
         raise LayoutError(f"{self.title} has no such network: {first or 'another number of convolutions'}")
 
