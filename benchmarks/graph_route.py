@@ -78,8 +78,8 @@ np.savez("reference.npz", **held)
 done(kept=sum(not name.endswith("num_batches_tracked") for name in model.m.state_dict()))
 """
 
-# x2paddle knows no dilations at a pooling, even of 1. Opset 9 would give another resize (error 0.3, without a word), and
-# free sizes code that stops at an expansion to -1.
+# x2paddle knows no dilations at a pooling, even of 1; opset 9 would give another resize (error 0.3, without a word). What
+# it makes of this graph stops at the expansion behind the image pooling, with free sizes or without.
 EXPORT_FOR_PADDLE = """
 import onnx
 torch.onnx.export(model, (torch.zeros(1, 3, 321, 321),), "model.onnx", input_names=["image"], output_names=["logits"],
