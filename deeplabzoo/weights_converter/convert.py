@@ -134,7 +134,6 @@ def write_model(
         _check_outputs(path, file_format, force=force)
         if beside is not None:
             check_output(beside, force=force)
-        if beside is not None:
             sidecar_text(model)  # what can't be said fails before anything is written
         if file_format == "keras":
             from deeplabzoo.keras_archive import write_keras_archive  # it starts a backend, which this room must not
