@@ -42,12 +42,14 @@ def build(
     reset_classifier: bool = False,
     **options: Any,
 ) -> Any:
-    """A native model in evaluation mode, in this process: `torch.nn.Module`, `paddle.nn.Layer` or `keras.Model`.
+    """A native model in evaluation mode, in this process.
+
+    A `torch.nn.Module`, `paddle.nn.Layer`, `keras.Model`, or an `onnx.ModelProto`.
 
     Args:
         arch: `v3`, `v3plus`, a preset such as `v3_resnet50.torchvision`, or a spec; None takes that of `weights`
             (`v3plus` without weights).
-        backend: `torch`, `paddle`, `keras` (on TensorFlow), `keras/jax` or `keras/torch`.
+        backend: `torch`, `paddle`, `keras` (on TensorFlow), `keras/jax`, `keras/torch` or `onnx`.
         weights: name of published weights, file, or canonical arrays by name; seeded weights by default.
         seed: of the seeded weights, the same in every backend.
         dtype: `float64`, `float32`, `float16` or `bfloat16`.
@@ -65,7 +67,12 @@ def build(
     chosen.check_device(device)
     native = chosen.module("build").build(model.graph, dtype=dtype, device=device)
     chosen.module("weights").load_weights(native, {name: plain(array) for name, array in model.weights.items()})
-    native.spec = model.spec  # so that `convert` knows what no tensor tells
+    # So that `convert` knows what no tensor tells.
+    if chosen.folder == "onnx":
+        for key, value in model.metadata().items():
+            native.metadata_props.add(key=key, value=value)
+    else:
+        native.spec = model.spec
     return native
 
 
@@ -166,6 +173,8 @@ def graph_and_weights(model: Any) -> tuple[Graph, Mapping[str, np.ndarray], Back
         canonical, _ = canonical_model(weights=model)
         return canonical.graph, canonical.weights, None
     graph = getattr(model, "graph", None)
+    if hasattr(model, "metadata_props"):  # ONNX's `graph` is its own
+        graph = resolve("onnx").module("build").graph_of(model)
     if not isinstance(graph, Graph):
         raise BackendError(
             f"{type(model).__module__}.{type(model).__name__} is no model built by this package: expected one, or a "
@@ -275,7 +284,7 @@ def _backend_of(model: Any) -> Backend:
         folder = module[2]
     else:
         roots = {base.__module__.split(".")[0] for base in type(model).__mro__}
-        folder = next(name for name in ("keras", "paddle", "torch") if name in roots)
+        folder = next(name for name in ("keras", "paddle", "torch", "onnx") if name in roots)
     if folder == "keras":
         return resolve(f"keras/{sys.modules['keras'].backend.backend()}")
     return resolve(folder)

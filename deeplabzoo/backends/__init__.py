@@ -17,9 +17,9 @@ from typing import Any
 
 from deeplabzoo.errors import BackendError, unknown
 
-FOLDERS = ("torch", "paddle", "keras")
+FOLDERS = ("torch", "paddle", "keras", "onnx")
 KERAS_ENGINES = ("tensorflow", "jax", "torch")
-NAMES = ("torch", "paddle", "keras", *(f"keras/{engine}" for engine in KERAS_ENGINES))
+NAMES = ("torch", "paddle", "keras", *(f"keras/{engine}" for engine in KERAS_ENGINES), "onnx")
 
 _CRASHING_TOGETHER = ("torch", "paddle", "tensorflow")
 """Measured: with two of these in one process the interpreter dies in two of three import orders."""

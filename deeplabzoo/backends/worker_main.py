@@ -51,6 +51,7 @@ def _answer(
         model = None  # free the old model before the new one is made
         model = backend.module("build").build(graph, dtype=header["dtype"], device=device)
         backend.module("weights").load_weights(model, arrays)
+        model = getattr(run, "prepare", lambda made: made)(model)  # ONNX's models are files; others run as they are
         wire.send(answers, {})
     elif header["call"] == "forward":
         wire.send(answers, {}, run.forward(model, arrays["x"]))

@@ -17,7 +17,7 @@ def command(as_json: bool) -> None:
     from deeplabzoo.backends.worker import Worker
     from deeplabzoo.errors import DeepLabZooError
 
-    names = ("torch", "paddle", "keras/tensorflow", "keras/jax", "keras/torch")
+    names = ("torch", "paddle", "keras/tensorflow", "keras/jax", "keras/torch", "onnx")
     found: list[dict[str, Any]] = []
     with bar(len(names), "backends") as step:
         for name in names:

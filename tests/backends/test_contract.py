@@ -19,8 +19,8 @@ FUNCTIONS = {
     "run": {"configure", "device_name", "devices", "forward"},
     "weights": {"load_weights", "read_weights"},
 }
-MORE_ARGUMENTS = {("keras", "make_layer"): ["name", "dtype"]}
-"""A Keras layer takes its name and its float type when it is made."""
+MORE_ARGUMENTS = {("keras", "make_layer"): ["name", "dtype"], ("onnx", "make_layer"): ["name", "inputs", "dtype"]}
+"""A Keras layer takes its name and its float type when it is made, nodes of ONNX the names of their inputs too."""
 
 MORE_FLAGS = {"keras": {"ENGINES"}}
 """Only Keras runs on several frameworks."""
@@ -78,7 +78,7 @@ def test_same_flags(folder):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_no_backend_knows_another(folder):
-    others = {name for name in ("torch", "paddle", "tensorflow", "jax", "keras") if name != folder}
+    others = {name for name in ("torch", "paddle", "tensorflow", "jax", "keras", "onnx") if name != folder}
     for module in MODULES - {"__init__"}:
         for node in ast.walk(tree(folder, module)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -104,7 +104,7 @@ def test_every_op_has_a_layer(folder):
 
 def test_names():
     assert [resolve(name).name for name in NAMES] == [
-        "torch", "paddle", "keras/tensorflow", "keras/tensorflow", "keras/jax", "keras/torch",
+        "torch", "paddle", "keras/tensorflow", "keras/tensorflow", "keras/jax", "keras/torch", "onnx",
     ]  # fmt: skip
     for wrong, near in (("pytorch", "torch"), ("kears", "keras"), ("keras/tensorfow", "keras/tensorflow")):
         with pytest.raises(BackendError, match=f"unknown backend '{wrong}': expected one of .*did you mean '{near}'"):
