@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 @click.argument("source", type=PATH)
 @click.argument("dest", type=click.Path(), required=False)
 @click.option(
-    "--to", type=click.Choice(["torch", "paddle", "keras"]), help="Format to write where DEST's suffix does not say."
+    "--to",
+    type=click.Choice(["torch", "paddle", "keras", "onnx"]),
+    help="Format to write where DEST's suffix does not say.",
 )
 @click.option(
     "--to-layout",

@@ -35,8 +35,18 @@ __all__ = [
     "write_model",
 ]
 
-FORMAT_OF_BACKEND = {"torch": "torch", "paddle": "paddle", "keras": "keras-h5"}
-SUFFIXES = {"safetensors": ".safetensors", "torch": ".pth", "paddle": ".pdparams", "keras-h5": ".weights.h5"}
+FORMAT_OF_BACKEND = {"torch": "torch", "paddle": "paddle", "keras": "keras-h5", "onnx": "onnx"}
+_WHOLE_MODELS = ("keras", "onnx")
+"""Files of a network with its weights, which the framework's own library writes."""
+_SELF_CONTAINED = ("safetensors", "onnx")
+"""Files that hold spec and card themselves where the names are our own."""
+SUFFIXES = {
+    "safetensors": ".safetensors",
+    "torch": ".pth",
+    "paddle": ".pdparams",
+    "keras-h5": ".weights.h5",
+    "onnx": ".onnx",
+}
 
 
 @dataclass(frozen=True)
@@ -121,24 +131,24 @@ def write_model(
         for line in chosen.differences(model.spec)
     ]
     own = layout == "deeplabzoo"
-    if file_format == "keras" and dtype is None:
-        dtype = _common_type(tensors)  # a Keras model has one
+    if file_format in _WHOLE_MODELS and dtype is None:
+        dtype = _common_type(tensors)  # such a model has one
     if own and file_format == "safetensors" and model.spares:
         tensors, rows = _with_spares(tensors, rows, model.spares)
     if dtype is not None:
         check_dtype(dtype)
         tensors, rows, lost = cast(tensors, rows, dtype)
         notes += lost
-    beside = None if file_format == "safetensors" and own else sidecar_path(Path(path))
+    beside = None if file_format in _SELF_CONTAINED and own else sidecar_path(Path(path))
     if not dry_run:
         _check_outputs(path, file_format, force=force)
         if beside is not None:
             check_output(beside, force=force)
             sidecar_text(model)  # what can't be said fails before anything is written
-        if file_format == "keras":
-            from deeplabzoo.keras_archive import write_keras_archive  # it starts a backend, which this room must not
+        if file_format in _WHOLE_MODELS:
+            from deeplabzoo.whole_models import write_whole_model  # it needs a backend, which this room must not
 
-            write_keras_archive(Path(path), model, model.weights, dtype=dtype or "float32", force=force)
+            write_whole_model(Path(path), model, file_format, dtype=dtype or "float32", force=force)
         else:
             formats.write(
                 path, tensors, format=file_format, metadata=_file_metadata(model, chosen, file_format), force=force
@@ -295,11 +305,11 @@ def _file_metadata(model: Canonical, layout: Layout, file_format: str) -> dict[s
 
 
 def _outputs(path: str | Path, file_format: str) -> tuple[Path, ...]:
-    return (Path(path),) if file_format == "keras" else formats.outputs(path, format=file_format)
+    return (Path(path),) if file_format in _WHOLE_MODELS else formats.outputs(path, format=file_format)
 
 
 def _check_outputs(path: str | Path, file_format: str, *, force: bool) -> None:
-    if file_format == "keras":
+    if file_format in _WHOLE_MODELS:
         check_output(Path(path), force=force)
     else:
         formats.check_outputs(path, format=file_format, force=force)

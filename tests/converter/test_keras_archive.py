@@ -62,7 +62,7 @@ def test_its_own_graph_is_believed(archive, tmp_path):
 def test_outputs_that_can_not_be(archive, spec, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="exists"):
         write_model(lively(spec), archive)
-    monkeypatch.setattr("deeplabzoo.keras_archive._SAVE", "raise SystemExit('no luck')")
+    monkeypatch.setattr("deeplabzoo.whole_models._SAVE", "raise SystemExit('no luck')")
     with pytest.raises(BackendError, match=r"Keras could not save .*: no luck"):
         write_model(lively(spec), tmp_path / "x.keras")
     assert list(tmp_path.iterdir()) == []

@@ -36,20 +36,17 @@ def build(graph: Graph, *, dtype: str = "float32", device: str = "cpu") -> Model
     del device
     if dtype not in DTYPES:
         raise BackendError(f"backend onnx in {dtype}: expected one of {', '.join(DTYPES)}, which onnxruntime can run")
-    nodes, constants = [], []
+    nodes = []
     for node in graph.nodes[1:]:
-        layer = make_layer(node.op, name=node.name, inputs=node.inputs, dtype=dtype)
-        nodes += layer.nodes
-        constants += layer.constants
+        nodes += make_layer(node.op, name=node.name, inputs=node.inputs, dtype=dtype).nodes
     for name, node_name in graph.outputs:
         nodes.append(helper.make_node("Identity", [node_name], [name], name=name))
-    zeros = [numpy_helper.from_array(np.zeros(shape, dtype), name) for name, shape in graph.parameters().items()]
     made = helper.make_graph(
         nodes,
         "deeplab",
         [_value(graph.input.name, DTYPES[dtype], [*"N", graph.input.op.attributes()["channels"], *"HW"])],
         [_output(graph, name, node, DTYPES[dtype]) for name, node in graph.outputs],
-        [*zeros, *constants],
+        [numpy_helper.from_array(np.zeros(shape, dtype), name) for name, shape in graph.parameters().items()],
     )
     opsets = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(

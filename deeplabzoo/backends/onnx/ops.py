@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from deeplabzoo.core import ops
 
@@ -22,7 +22,9 @@ _SIMPLE = {"relu": "Relu", "sigmoid": "Sigmoid"}
 
 
 class Layer:
-    """The nodes of one op, in order, and the constants they read.
+    """The nodes of one op, in order.
+
+    Constants are nodes as well: initialisers are the parameters of the network and nothing else.
 
     Args:
         name: of the op's node, and of the value that it makes.
@@ -32,7 +34,6 @@ class Layer:
     def __init__(self, name: str, dtype: str) -> None:
         self.name, self.dtype = name, np.dtype(dtype)
         self.nodes: list[NodeProto] = []
-        self.constants: list[TensorProto] = []
 
     def add(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """Add a node; the value it makes is the op's own, or, with a `name`, one inside."""
@@ -43,8 +44,8 @@ class Layer:
     def constant(self, name: str, value: Any, *, integer: bool = False) -> str:
         """Add a constant of the values' type, or of whole numbers."""
         made = f"{self.name}/{name}"
-        array = np.asarray(value, np.int64 if integer else self.dtype)
-        self.constants.append(numpy_helper.from_array(array, made))
+        tensor = numpy_helper.from_array(np.asarray(value, np.int64 if integer else self.dtype))
+        self.nodes.append(helper.make_node("Constant", [], [made], name=made, value=tensor))
         return made
 
     def parameter(self, suffix: str) -> str:

@@ -66,6 +66,7 @@ _SUFFIXES = {
     ".keras": keras_archive.NAME,
     ".npz": npz.NAME,
     ".ckpt": tf_checkpoint.NAME,
+    ".onnx": onnx.NAME,
 }
 _NAME_LIMIT = 1000  # characters of a tensor's name that is written; readers take a few more
 _STEP = re.compile(r"(?<=\.ckpt)-\d+$")  # what TensorFlow adds to a prefix

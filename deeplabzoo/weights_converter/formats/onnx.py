@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deeplabzoo.weights_converter.formats._checkpoint import Array, Checkpoint, LazyTensors, MappedFile
+from deeplabzoo.weights_converter.formats._facts import JSON_LIMIT
 from deeplabzoo.weights_converter.formats._guard import Flaw, head, reading, shown
 from deeplabzoo.weights_converter.formats._onnx_tensor import FLOATS, Tensor, loader, read_tensor
 from deeplabzoo.weights_converter.formats._protobuf import Field, Walk, outline, signed
@@ -23,6 +24,7 @@ _HEAD = 64 * 2**10
 _MODEL = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 _GRAPH = dict.fromkeys((1, 2, 5, 10, 11, 12, 13, 14, 15, 16), 2)
 _GRAPH_FIELD = 7
+_METADATA_FIELD = 14
 # The inputs of these nodes from the second on are weights.
 _WEIGHTED = ("Conv", "ConvTranspose", "BatchNormalization")
 _READ = (*_WEIGHTED, "Constant", "Identity", "Resize")
@@ -98,9 +100,26 @@ def read(path: Path) -> Checkpoint:
         notes += _taken(walk, tensors, nodes)
         if not tensors:
             raise Flaw("the graph holds no initialisers; export the model with its weights")
-        facts = {"graph": _facts(nodes, tensors)}
         loaders = dict(_loaders(path, file, tensors, notes))
-        return Checkpoint(LazyTensors(path, NAME, loaders), NAME, notes=tuple(notes), facts=facts)
+        return Checkpoint(
+            LazyTensors(path, NAME, loaders),
+            NAME,
+            metadata=_metadata(walk, file.size),
+            notes=tuple(notes),
+            facts={"graph": _facts(nodes, tensors)},
+        )
+
+
+def _metadata(walk: Walk, size: int) -> dict[str, str]:
+    """The model's own `metadata_props`, pairs of texts; of those too long for a name or a record, nothing."""
+    found = {}
+    for span in walk.fields(0, size):
+        if span.field == _METADATA_FIELD and span.wire == 2 and span.end - span.begin <= JSON_LIMIT:
+            pair = {field.field: field for field in walk.fields(span.begin, span.end) if field.wire == 2}
+            if pair.keys() >= {1, 2}:
+                value = walk.view[pair[2].begin : pair[2].end]
+                found[walk.text(pair[1])] = bytes(value).decode("utf-8", "replace")
+    return found
 
 
 def _add(tensors: dict[str, Tensor], tensor: Tensor) -> None:

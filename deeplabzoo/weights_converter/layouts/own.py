@@ -52,7 +52,7 @@ class OwnLayout(Layout):
 
     name = "deeplabzoo"
     title = "DeepLabZoo's own names, in each framework's idiom"
-    writes = ("safetensors", "torch", "paddle", "keras-h5", "keras", "keras2-h5", "npz")
+    writes = ("safetensors", "torch", "paddle", "keras-h5", "keras", "keras2-h5", "npz", "onnx")
 
     def __init__(self, labels: Mapping[str, str] | None = None) -> None:
         """Make the layout for any file, or for one whose groups are of layers of these names."""
