@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -64,7 +64,7 @@ class Worker:
             self.backend.require()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = self._start(python or sys.executable)
-        self._answers: queue.Queue[tuple[dict[str, Any], dict[str, np.ndarray]] | None] = queue.Queue()
+        self._answers: queue.Queue[tuple[dict[str, Any], dict[str, np.ndarray]] | None] = queue.Queue(1)
         self._busy = self._closed = False
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -84,6 +84,17 @@ class Worker:
         """Outputs by name, N, C, H, W, for a preprocessed image batch N, C, H, W, in inference mode."""
         return self._ask({"call": "forward"}, {"x": x})[1]
 
+    def trace(self, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """Name and value of every node in the graph's order, one at a time: the worker waits for whoever reads.
+
+        A value is sent when the one before it was taken, so that few are in memory at once. Arguments and errors as
+        for `forward`; one who stops in the middle closes the worker.
+        """
+        header, arrays = self._ask({"call": "trace"}, {"x": x})
+        while "node" in header:
+            yield header["node"], arrays["value"]
+            header, arrays = self._answer("trace", None)
+
     def close(self) -> None:
         """End the process; at once where it is in the middle of a call."""
         if self._closed:
@@ -99,6 +110,9 @@ class Worker:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
+        with contextlib.suppress(queue.Empty):  # it may wait for room for an answer nobody wants
+            while True:
+                self._answers.get_nowait()
         self._listener.join(timeout=5)  # it holds the other pipe until the process is gone
         if self._process.stdout is not None and not self._listener.is_alive():
             self._process.stdout.close()
@@ -148,6 +162,14 @@ class Worker:
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         if self._closed:
             raise WorkerError(f"worker for {self.backend.name} is closed: start a new one")
+        if self._busy:
+            raise WorkerError(f"worker for {self.backend.name} is in the middle of a trace: read it to its end first")
+        return self._answer(header["call"], header, arrays)
+
+    def _answer(
+        self, call: str, header: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """The next answer, to `header` or, without one, to the last call."""
         # Sending may block as well as waiting: a worker that hangs reads nothing.
         late = threading.Event()
 
@@ -161,9 +183,10 @@ class Worker:
         self._busy = True
         try:
             with contextlib.suppress(BrokenPipeError):  # a dead worker is told of below, with its last words
-                wire.send(_binary(self._process.stdin), header, arrays)
+                if header is not None:
+                    wire.send(_binary(self._process.stdin), header, arrays)
             answer = self._answers.get()
-            self._busy = False
+            self._busy = answer is not None and "node" in answer[0]
         except WeightsError:  # refused before anything was sent
             self._busy = False
             raise
@@ -171,7 +194,7 @@ class Worker:
             watchdog.cancel()
         if late.is_set():
             raise WorkerError(
-                f"worker for {self.backend.name} gave no answer to {header['call']!r} in {self.time_limit:g} s and was "
+                f"worker for {self.backend.name} gave no answer to {call!r} in {self.time_limit:g} s and was "
                 f"ended{self._last_lines()}"
             )
         if answer is None:
@@ -181,8 +204,7 @@ class Worker:
                 " (killed, most likely because memory ran out: take a smaller image or model)" if code == -9 else ""
             )
             raise WorkerError(
-                f"worker for {self.backend.name} died with status {code}{killed} during {header['call']!r}"
-                f"{self._last_lines()}"
+                f"worker for {self.backend.name} died with status {code}{killed} during {call!r}{self._last_lines()}"
             )
         if "error" in answer[0]:
             if answer[0].get("backend"):  # our own words, which name the backend

@@ -55,4 +55,8 @@ def _answer(
         wire.send(answers, {})
     elif header["call"] == "forward":
         wire.send(answers, {}, run.forward(model, arrays["x"]))
+    elif header["call"] == "trace":
+        for name, value in run.trace(model, arrays["x"]):
+            wire.send(answers, {"node": name}, {"value": value})  # waits until the other side has room for it
+        wire.send(answers, {})
     return model

@@ -5,14 +5,15 @@ Every backend is judged against it, not against another backend.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from deeplabzoo.core import ops
-from deeplabzoo.core.graph import Graph
+from deeplabzoo.core.graph import Graph, Node
 from deeplabzoo.core.interpolation import interpolation_matrix
+from deeplabzoo.core.schedule import walk
 from deeplabzoo.core.weights import Weights, check_weights
 
 Array = np.ndarray[Any, Any]
@@ -33,24 +34,23 @@ def forward(graph: Graph, weights: Weights, image: Array, *, dtype: str = "float
         WeightsError: weights that do not fit.
         GraphError: an image that does not fit.
     """
+    wanted = {node for _, node in graph.outputs}
+    results = {name: value for name, value in trace(graph, weights, image, dtype=dtype) if name in wanted}
+    return {name: results[node] for name, node in graph.outputs}
+
+
+def trace(graph: Graph, weights: Weights, image: Array, *, dtype: str = "float64") -> Iterator[tuple[str, Array]]:
+    """Name and value of every node in the graph's order; arguments and errors as for `forward`."""
     check_weights(graph, weights)
     graph.shapes(image.shape[2], image.shape[3], image.shape[0])
-    outputs = {node: name for name, node in graph.outputs}
-    last_use = {source: node.name for node in graph.nodes for source in node.inputs}
-    alive: dict[str, Array] = {}
-    results: dict[str, Array] = {}
-    for node in graph.nodes:
-        values = [alive[name] for name in node.inputs] or [image.astype(dtype)]
-        parameters = {
-            suffix: np.asarray(weights[f"{node.name}.{suffix}"]).astype(dtype) for suffix in node.op.parameters()
-        }
-        alive[node.name] = evaluate(node.op, values, parameters)
-        if node.name in outputs:
-            results[outputs[node.name]] = alive[node.name]
-        for source in node.inputs:
-            if last_use[source] == node.name:
-                alive.pop(source, None)
-    return {name: results[name] for name, _ in graph.outputs}
+
+    def apply(node: Node, values: list[Array]) -> Array:
+        suffixes = node.op.parameters()
+        parameters = {suffix: np.asarray(weights[f"{node.name}.{suffix}"]).astype(dtype) for suffix in suffixes}
+        return np.asarray(evaluate(node.op, values, parameters))
+
+    for node, value in walk(graph, image.astype(dtype), apply):
+        yield node.name, value
 
 
 def evaluate(op: ops.Op, values: Sequence[Array], parameters: dict[str, Array]) -> Any:

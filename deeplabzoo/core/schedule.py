@@ -5,10 +5,36 @@ Backends whose models are trees of modules (torch, Paddle) build one module a gr
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
-from deeplabzoo.core.graph import Graph
+from deeplabzoo.core.graph import Graph, Node
 from deeplabzoo.errors import GraphError
+
+Value = TypeVar("Value")
+
+
+def walk(graph: Graph, image: Value, apply: Callable[[Node, list[Value]], Value]) -> Iterator[tuple[Node, Value]]:
+    """Run a graph node by node, the input first, and drop each value after its last use.
+
+    Args:
+        graph: what to run.
+        image: the value of its input.
+        apply: makes the value of a node out of those that it reads.
+    """
+    last_use = {source: node.name for node in graph.nodes for source in node.inputs}
+    alive = {graph.input.name: image}
+    yield graph.input, image
+    del image
+    for node in graph.nodes[1:]:
+        value = apply(node, [alive[name] for name in node.inputs])
+        for source in node.inputs:
+            if last_use[source] == node.name:
+                alive.pop(source, None)
+        if node.name in last_use:
+            alive[node.name] = value
+        yield node, value
 
 
 @dataclass(frozen=True)

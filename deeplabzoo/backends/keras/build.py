@@ -64,10 +64,14 @@ def build(graph: Graph, *, dtype: str = "float32", device: str = "cpu") -> DeepL
         for node in graph.nodes[1:]:
             layer = layers.make_layer(node.op, name=keras_layer_name(node.name), dtype=dtype)
             inputs = [values[name] for name in node.inputs]
-            merges = isinstance(node.op, ops.Add | ops.Concat | ops.Multiply)
-            values[node.name] = layer(inputs) if merges else layer(*inputs)
+            values[node.name] = layer(inputs) if takes_a_list(node.op) else layer(*inputs)
         outputs = {name: values[node] for name, node in graph.outputs}
         return DeepLab(image, outputs if len(outputs) > 1 else outputs["out"], name=MODEL_NAME, graph=graph)
+
+
+def takes_a_list(op: ops.Op) -> bool:
+    """Whether the op's layer is one of Keras' own that merge, which take a list."""
+    return isinstance(op, ops.Add | ops.Concat | ops.Multiply)
 
 
 def keras_device(device: str) -> str:

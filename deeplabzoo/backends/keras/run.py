@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
-from deeplabzoo.backends.keras.build import keras_device
+from deeplabzoo.backends.keras.build import keras_device, takes_a_list
+from deeplabzoo.core.graph import Node
+from deeplabzoo.core.schedule import walk
+from deeplabzoo.weights_converter.keras_paths import keras_layer_name
 
 
 def configure(device: str) -> None:
@@ -40,6 +44,22 @@ def forward(model: Any, x: np.ndarray) -> dict[str, np.ndarray]:
         results = {"out": results}
     names = [name for name, _ in model.graph.outputs]  # JAX returns dicts sorted
     return {name: np.ascontiguousarray(results[name].transpose(0, 3, 1, 2)) for name in names}
+
+
+def trace(model: Any, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and value N, C, H, W of every node in the graph's order, each made when it is asked for."""
+    device = keras_device(_device_of(model))
+
+    def apply(node: Node, values: list[Any]) -> Any:
+        layer = model.get_layer(keras_layer_name(node.name))
+        with keras.device(device):
+            return layer(values) if takes_a_list(node.op) else layer(*values)
+
+    images = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+    with keras.device(device):
+        image = keras.ops.convert_to_tensor(images, dtype=model.inputs[0].dtype)
+    for node, value in walk(model.graph, image, apply):
+        yield node.name, np.ascontiguousarray(keras.ops.convert_to_numpy(value).transpose(0, 3, 1, 2))
 
 
 def _device_of(model: Any) -> str:

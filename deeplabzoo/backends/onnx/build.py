@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from deeplabzoo._version import __version__
 from deeplabzoo.backends.onnx.ops import OPSET, make_layer
-from deeplabzoo.core.graph import Graph
+from deeplabzoo.core.graph import Graph, Node
 from deeplabzoo.core.ops import Argmax
 from deeplabzoo.errors import BackendError
 
@@ -48,17 +49,31 @@ def build(graph: Graph, *, dtype: str = "float32", device: str = "cpu") -> Model
         [_output(graph, name, node, DTYPES[dtype]) for name, node in graph.outputs],
         [numpy_helper.from_array(np.zeros(shape, dtype), name) for name, shape in graph.parameters().items()],
     )
-    opsets = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(
-        made,
-        opset_imports=opsets,
-        ir_version=helper.find_min_ir_version_for(opsets),
-        producer_name="deeplabzoo",
-        producer_version=__version__,
-    )
+    model = _model(made)
     helper.set_model_props(model, {GRAPH_KEY: graph.to_json()})
     onnx.checker.check_model(model)
     return model
+
+
+def single_node(node: Node, values: Sequence[np.ndarray], parameters: Sequence[TensorProto], dtype: str) -> ModelProto:
+    """A model of one node of a graph alone, to look at what it makes.
+
+    Args:
+        node: what to run.
+        values: what it reads, for their shapes.
+        parameters: its initialisers.
+        dtype: of the values.
+    """
+    names = [f"read{number}" for number in range(len(values))]
+    made = TensorProto.INT64 if isinstance(node.op, Argmax) else DTYPES[dtype]
+    graph = helper.make_graph(
+        make_layer(node.op, name=node.name, inputs=names, dtype=dtype).nodes,
+        "node",
+        [_value(name, DTYPES[dtype], list(value.shape)) for name, value in zip(names, values, strict=True)],
+        [_value(node.name, made, [None] * 4)],
+        list(parameters),
+    )
+    return _model(graph)
 
 
 def graph_of(model: ModelProto) -> Graph | None:
@@ -69,6 +84,17 @@ def graph_of(model: ModelProto) -> Graph | None:
     """
     text = next((entry.value for entry in model.metadata_props if entry.key == GRAPH_KEY), None)
     return None if text is None else Graph.from_json(text)
+
+
+def _model(graph: GraphProto) -> ModelProto:
+    opsets = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(
+        graph,
+        opset_imports=opsets,
+        ir_version=helper.find_min_ir_version_for(opsets),
+        producer_name="deeplabzoo",
+        producer_version=__version__,
+    )
 
 
 def _output(graph: Graph, name: str, node: str, dtype: int) -> Any:

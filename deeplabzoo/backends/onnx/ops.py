@@ -185,7 +185,7 @@ def _sides(padding: ops.Padding, reach: int, stride: int) -> tuple[int, int, int
         return padding
     if stride > 1 and reach > 0:
         return None
-    return (reach // 2, reach - reach // 2) * 2  # type: ignore[return-value]  # mypy knows no length of a product
+    return (reach // 2, reach - reach // 2) * 2
 
 
 def _begins_and_ends(sides: tuple[int, int, int, int]) -> list[int]:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import paddle
 from paddle import nn
+
+from deeplabzoo.backends.paddle.build import DeepLab
+from deeplabzoo.core.graph import Node
+from deeplabzoo.core.schedule import walk
 
 
 def configure(device: str) -> None:
@@ -36,10 +41,25 @@ def device_name(device: str) -> str:
 
 def forward(model: nn.Layer, x: np.ndarray) -> dict[str, np.ndarray]:
     """Outputs by name, N, C, H, W, for a preprocessed image batch N, C, H, W, cast to the model's dtype."""
-    parameter = model.parameters()[0]
-    image = paddle.to_tensor(np.ascontiguousarray(x), dtype=parameter.dtype, place=parameter.place)
     with paddle.no_grad():
-        results = model(image)
+        results = model(_image(model, x))
     if not isinstance(results, dict):
         results = {"out": results}
     return {name: value.numpy() for name, value in results.items()}
+
+
+def trace(model: DeepLab, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and value N, C, H, W of every node in the graph's order, each made when it is asked for."""
+    layers = dict(model.named_sublayers())
+
+    def apply(node: Node, values: list[paddle.Tensor]) -> paddle.Tensor:
+        with paddle.no_grad():
+            return layers[node.name](*values)
+
+    for node, value in walk(model.graph, _image(model, x), apply):
+        yield node.name, value.numpy()
+
+
+def _image(model: nn.Layer, x: np.ndarray) -> paddle.Tensor:
+    parameter = model.parameters()[0]
+    return paddle.to_tensor(np.ascontiguousarray(x), dtype=parameter.dtype, place=parameter.place)

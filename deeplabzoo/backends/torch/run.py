@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import nn
 
+from deeplabzoo.backends.torch.build import DeepLab
 from deeplabzoo.backends.torch.weights import to_numpy
+from deeplabzoo.core.graph import Node
+from deeplabzoo.core.schedule import walk
 
 
 def configure(device: str) -> None:
@@ -36,10 +40,25 @@ def device_name(device: str) -> str:
 
 def forward(model: nn.Module, x: np.ndarray) -> dict[str, np.ndarray]:
     """Outputs by name, N, C, H, W, for a preprocessed image batch N, C, H, W, cast to the model's dtype."""
-    parameter = next(model.parameters())
-    image = torch.from_numpy(np.ascontiguousarray(x)).to(device=parameter.device, dtype=parameter.dtype)
     with torch.inference_mode():
-        results = model(image)
+        results = model(_image(model, x))
     if not isinstance(results, dict):
         results = {"out": results}
     return {name: to_numpy(value) for name, value in results.items()}
+
+
+def trace(model: DeepLab, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and value N, C, H, W of every node in the graph's order, each made when it is asked for."""
+
+    def apply(node: Node, values: list[torch.Tensor]) -> torch.Tensor:
+        with torch.inference_mode():
+            made: torch.Tensor = model.get_submodule(node.name)(*values)
+        return made
+
+    for node, value in walk(model.graph, _image(model, x), apply):
+        yield node.name, to_numpy(value)
+
+
+def _image(model: nn.Module, x: np.ndarray) -> torch.Tensor:
+    parameter = next(model.parameters())
+    return torch.from_numpy(np.ascontiguousarray(x)).to(device=parameter.device, dtype=parameter.dtype)
