@@ -54,6 +54,14 @@ from deeplabzoo.cli.common import (
     show_default=True,
     help="Divide all channel counts by this, to judge the wiring of a large model in seconds.",
 )
+@click.option(
+    "--trace", is_flag=True, help="Compare every node's value by its name and name the first that is to blame."
+)
+@click.option(
+    "--against",
+    metavar="WEIGHTS",
+    help="With --trace: weights of an equal network that the backends run, judged against those of --weights.",
+)
 @json_option
 @click.pass_context
 def command(
@@ -67,6 +75,8 @@ def command(
     seed: int,
     bound: float | None,
     narrow: int,
+    trace: bool,
+    against: str | None,
     as_json: bool,
     **words: Any,
 ) -> None:
@@ -78,6 +88,7 @@ def command(
     deeplabzoo parity --arch v3plus --backends torch,paddle,keras --dtype float64
     deeplabzoo parity --arch v3plus_xception65.tf --narrow 8
     deeplabzoo parity --weights model.safetensors --dtype float32
+    deeplabzoo parity --weights model.safetensors --trace --against exported.pth --backends torch
     """
     from deeplabzoo.models import canonical_model
     from deeplabzoo.parity.forward import REFEREE, parity
@@ -94,6 +105,28 @@ def command(
         model, _ = canonical_model(arch, weights=weights, **options)
         tell_assumed(model)
         arch, options = None, {}
+        weights_read: Any = model
+    else:
+        weights_read = None
+    if against is not None and not (trace and weights is not None):
+        raise click.UsageError(
+            "--against compares with the network of --weights, node by node: add --weights and --trace"
+        )
+    if trace:
+        if len(sizes) > 1:
+            raise click.UsageError("--trace takes one --size")
+        _trace(
+            ctx,
+            names,
+            (arch, {"weights": weights_read, "seed": seed, "narrow": narrow, **options}),
+            against,
+            dtype or ("float64" if device == "cpu" else "float32"),
+            device,
+            sizes[0] if sizes else None,
+            bound,
+            as_json,
+        )
+        return
     count = (len(names) + 1) * (len(sizes) or 2)
     with bar(count, "parity") as step:
         report = parity(
@@ -101,7 +134,7 @@ def command(
             backends=names,
             dtype=dtype or ("float64" if device == "cpu" else "float32"),
             device=device,
-            weights=None if weights is None else model,
+            weights=weights_read,
             seed=seed,
             sizes=sizes or None,
             bound=bound,
@@ -139,4 +172,58 @@ def command(
         f"{'passed' if report.passed else 'FAILED'}"
     )
     if not report.passed:
+        ctx.exit(1)
+
+
+def _trace(
+    ctx: click.Context,
+    names: list[str],
+    model: tuple[Any, dict[str, Any]],
+    against: str | None,
+    dtype: str,
+    device: str,
+    size: tuple[int, int] | None,
+    bound: float | None,
+    as_json: bool,
+) -> None:
+    from deeplabzoo.parity.forward import case_of, default_cases, subject
+    from deeplabzoo.parity.trace import trace
+
+    arch, options = model
+    spec, graph, weights, title = subject(arch, **options)
+    other = None if against is None else subject(weights=against)[1:3]
+    case = default_cases(spec)[0] if size is None else case_of(graph, 1, *size)
+    with bar(len(graph.nodes), "trace") as step:
+        found = trace(
+            graph, weights, case, names, dtype=dtype, other=other, title=title, seed=options["seed"], device=device,
+            bound=bound, progress=step,
+        )  # fmt: skip
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        sides = list(found.versions)
+        errors: dict[str, dict[str, float]] = {}
+        shapes = {row.node: "x".join(map(str, row.shape)) for row in found.rows}
+        for row in found.rows:
+            errors.setdefault(row.node, {})[row.side] = row.error
+        print_table(
+            ([node, shapes[node], *(f"{by_side[side]:.1e}" for side in sides)] for node, by_side in errors.items()),
+            ("node", "shape", *sides),
+        )
+    for side, first in found.blamed.items():
+        if first is None:
+            worst = max((r for r in found.rows if r.side == side), key=lambda r: r.error)
+            say(f"{side}: no node is to blame; largest error {worst.error:.1e} at {worst.node}")
+        else:
+            say(
+                f"{side}: the error jumps to {first.error:.1e} at {first.node}, {'x'.join(map(str, first.shape))}: "
+                f"{first.op}; mean {first.mean:.3g}, std {first.std:.3g}, largest {first.largest:.3g}"
+            )
+    if not case.live:
+        say("note: on this size some atrous taps read nothing but padding, and faults there can't show")
+    say(
+        f"{title}, {found.dtype} on {case} against {found.truth}, bound {found.bound:g}: "
+        + ("passed" if found.passed else "FAILED")
+    )
+    if not found.passed:
         ctx.exit(1)

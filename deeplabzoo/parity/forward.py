@@ -169,21 +169,8 @@ def parity(
         raise BackendError("no backend was named: expected at least one")
     for backend in chosen:
         check_runtime(backend, dtype, device)
-    if weights is None:
-        spec = named_spec(arch or "v3plus", **options).narrowed(narrow)
-        graph = build_graph(spec)
-        arrays: Weights = seeded_weights(graph, seed, statistics="lively")
-        title = f"{spec.title}, stride {spec.output_stride}, seed {seed}"
-        title += f", channels divided by {narrow}" if narrow > 1 else ""
-    elif narrow != 1:
-        raise BackendError(f"narrow = {narrow}: real weights have the channels they have; leave it out")
-    else:
-        model, _ = canonical_model(arch, weights=weights, **options)
-        spec, graph, arrays = model.spec, model.graph, model.weights
-        title = f"{spec.title}, stride {spec.output_stride}, {weights if isinstance(weights, str) else 'given weights'}"
-    if spec.output.values == "labels":
-        raise BackendError("a model that returns labels has no values to compare: use output.values = 'logits'")
-    cases = default_cases(spec) if sizes is None else [_case(graph, 2, *size) for size in sizes]
+    spec, graph, arrays, title = subject(arch, weights=weights, seed=seed, narrow=narrow, **options)
+    cases = default_cases(spec) if sizes is None else [case_of(graph, 2, *size) for size in sizes]
     if not cases:
         raise GraphError("no image size was given: expected at least one")
 
@@ -202,6 +189,35 @@ def parity(
     return Report(
         title, graph.digest(), dtype, device, BOUNDS[dtype] if bound is None else bound, versions, devices, rows
     )
+
+
+def subject(
+    arch: str | ArchSpec | None = None,
+    *,
+    weights: WeightsLike | None = None,
+    seed: int = 0,
+    narrow: int = 1,
+    **options: Any,
+) -> tuple[ArchSpec, Graph, Weights, str]:
+    """What is judged: spec, graph, canonical weights (seeded lively ones by default) and a title.
+
+    Arguments and errors as for `parity`.
+    """
+    if weights is None:
+        spec = named_spec(arch or "v3plus", **options).narrowed(narrow)
+        graph = build_graph(spec)
+        arrays: Weights = seeded_weights(graph, seed, statistics="lively")
+        title = f"{spec.title}, stride {spec.output_stride}, seed {seed}"
+        title += f", channels divided by {narrow}" if narrow > 1 else ""
+    elif narrow != 1:
+        raise BackendError(f"narrow = {narrow}: real weights have the channels they have; leave it out")
+    else:
+        model, _ = canonical_model(arch, weights=weights, **options)
+        spec, graph, arrays = model.spec, model.graph, model.weights
+        title = f"{spec.title}, stride {spec.output_stride}, {weights if isinstance(weights, str) else 'given weights'}"
+    if spec.output.values == "labels":
+        raise BackendError("a model that returns labels has no values to compare: use output.values = 'logits'")
+    return spec, graph, arrays, title
 
 
 def judge(
@@ -248,10 +264,11 @@ def default_cases(spec: ArchSpec) -> list[Case]:
     """An odd input with all taps live, and an even one; neither square, batch 2."""
     graph = build_graph(spec)
     side = smallest_live_size(graph, 32)
-    return [_case(graph, 2, side, side + 32), _case(graph, 2, 96, 128)]
+    return [case_of(graph, 2, side, side + 32), case_of(graph, 2, 96, 128)]
 
 
-def _case(graph: Graph, batch: int, height: int, width: int) -> Case:
+def case_of(graph: Graph, batch: int, height: int, width: int) -> Case:
+    """An input of a size; `GraphError` where the network can't take it."""
     if min(height, width) < 1:
         raise GraphError(f"size {height}x{width}: expected at least 1x1")
     graph.shapes(height, width)
