@@ -282,7 +282,9 @@ def test_evaluate(requested, folder):
 @pytest.mark.slow
 def test_backends(requested):
     data = json.loads(call("backends", "--json").stdout)
-    assert [entry["backend"] for entry in data] == ["torch", "paddle", "keras/tensorflow", "keras/jax", "keras/torch"]
+    assert [entry["backend"] for entry in data] == [
+        "torch", "paddle", "keras/tensorflow", "keras/jax", "keras/torch", "onnx",
+    ]  # fmt: skip
     for entry in data:
         if entry["backend"].split("/")[0] in requested and entry["backend"] != "keras/jax":
             assert entry["state"] == "works"

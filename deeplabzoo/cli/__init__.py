@@ -66,7 +66,7 @@ class _Lazy(click.Group):
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="deeplabzoo")
 def main() -> None:
-    """DeepLab described once, native in PyTorch, Paddle and Keras.
+    """DeepLab described once, native in PyTorch, Paddle, Keras and ONNX.
 
     Start with `deeplabzoo build --backend torch --arch v3plus`, or `deeplabzoo demo`.
     """
