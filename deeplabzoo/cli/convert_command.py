@@ -80,7 +80,7 @@ def command(
 
     SOURCE is the name of published weights, or a file or folder of any format and project that `deeplabzoo inspect`
     reads. DEST's suffix chooses the format: .safetensors, .pth, .pdparams, .weights.h5, .h5 (Keras 2), .ckpt
-    (TensorFlow), .npz, or a folder with a / at its end (for the Hugging Face hub).
+    (TensorFlow), .npz, .onnx, or a folder with a / at its end (for the Hugging Face hub).
 
     \b
     deeplabzoo convert deeplabv3_resnet101.pth model.weights.h5
