@@ -370,8 +370,8 @@ WRONG_USE = [
     (("parity", "--dtype", "float16"), 2, "float16"),
     (("parity", "--size", "axb"), 2, "expected HEIGHTxWIDTH"),
     (("convert", "x.pth"), 2, "Missing argument 'DEST'"),
-    (("convert", "x.pth", "y.onnx"), 1, "unknown suffix '.onnx'"),
-    (("convert", "x.pth", "y.pth", "--to", "onnx"), 2, "onnx"),
+    (("convert", "x.pth", "y.mnn"), 1, "unknown suffix '.mnn'"),
+    (("convert", "x.pth", "y.pth", "--to", "mnn"), 2, "mnn"),
     (("nothing",), 2, "No such command"),
     (("build", "--nothing"), 2, "No such option"),
 ]

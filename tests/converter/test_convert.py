@@ -237,7 +237,7 @@ def test_nothing_half_written(tmp_path, model, monkeypatch):
     with pytest.raises(WeightsError, match=r"classifier\.conv\.bias"):
         write_model(Canonical(model.spec, cut), out / "m.pth")
     with pytest.raises(FormatError, match="unknown suffix"):
-        convert(source, out / "m.onnx")
+        convert(source, out / "m.mnn")
     with pytest.raises(OutputError, match="there is no folder"):
         convert(source, out / "nowhere" / "m.pth")
     with pytest.raises(OutputError, match="is a folder"):
