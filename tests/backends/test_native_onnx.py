@@ -110,7 +110,7 @@ def test_architectures(arch, options):
     small = run.prepare(_filled(graph, weights, "float32"))
     for size, batch in (((65, 97), 1), ((96, 64), 3)):
         x = image(batch, 3, *size)
-        truth, made = reference.forward(graph, weights, x), small.forward(x)
+        truth, made = reference.forward(graph, weights, x), run.forward(small, x)
         assert list(made) == list(truth)
         for name, values in truth.items():
             assert error(made[name], values) <= BOUNDS["float32"]
