@@ -36,13 +36,16 @@ def command(as_json: bool) -> None:
                             entry["state"] = str(error)
             flags = backend.flags
             entry["abilities"] = [
-                ability
-                for ability, there in (
-                    ("float64", flags.FLOAT64),
-                    ("free size", flags.DYNAMIC_SIZE),
-                    ("compile", flags.COMPILE),
-                )
-                if there
+                *flags.DTYPES,
+                *(
+                    ability
+                    for ability, there in (
+                        ("gradients", flags.GRADIENTS),
+                        ("free size", flags.DYNAMIC_SIZE),
+                        ("compile", flags.COMPILE),
+                    )
+                    if there
+                ),
             ]
             found.append(entry)
     if as_json:

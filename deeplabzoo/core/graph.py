@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from deeplabzoo.core import ops
 from deeplabzoo.core.ops import Op, Padding, Shape, float32_exact
-from deeplabzoo.errors import GraphError
+from deeplabzoo.errors import GraphError, unknown
 
 FORMAT_VERSION = 1
 _PART = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -85,6 +85,18 @@ class Graph:
     def input(self) -> Node:
         """The input node."""
         return self.nodes[0]
+
+    def members(self, names: Iterable[str]) -> frozenset[str]:
+        """Names of the nodes that are named, or whose group is.
+
+        Raises:
+            GraphError: a name that is neither.
+        """
+        groups = {prefix for name in self.by_name for prefix in _prefixes(name)}
+        for name in names:
+            if name not in self.by_name and name not in groups:
+                raise GraphError(unknown("node", name, (*self.by_name, *sorted(groups))))
+        return frozenset(node for node in self.by_name for name in names if node == name or node.startswith(f"{name}."))
 
     def parameters(self) -> dict[str, tuple[int, ...]]:
         """All canonical parameter names with their shapes, in canonical order."""

@@ -221,6 +221,13 @@ class ArchSpec(Section):
             return self.replace(output_stride=output_stride, head=self.required_head.replace(rates=rates))
         return self.replace(output_stride=output_stride, aspp=self.aspp.replace(rates=rates))
 
+    def with_small_rates(self) -> ArchSpec:
+        """The same wiring with rates 1, 2, 3, ... in the branches, so that every tap is live on a small image."""
+        rates = tuple(range(1, len(self.rates) + 1))
+        if self.aspp is None:
+            return self.replace(head=self.required_head.replace(rates=rates))
+        return self.replace(aspp=self.aspp.replace(rates=rates))
+
     def narrowed(self, divisor: int) -> ArchSpec:
         """The same wiring with all channel counts but the classes' divided, to judge a large model in seconds.
 

@@ -70,7 +70,7 @@ def test_same_flags(folder):
     assert constants(folder) - MORE_FLAGS.get(folder, set()) == constants("torch")
     flags = Backend(folder, folder).flags
     assert {name for name in constants(folder) if isinstance(getattr(flags, name), bool)} == {
-        "FLOAT64", "DYNAMIC_SIZE", "GPU", "COMPILE",
+        "DYNAMIC_SIZE", "GRADIENTS", "GPU", "COMPILE",
     }  # fmt: skip
     imported = [n for n in ast.walk(tree(folder, "flags")) if isinstance(n, ast.Import | ast.ImportFrom)]
     assert all(isinstance(n, ast.ImportFrom) and n.module == "__future__" for n in imported)

@@ -298,6 +298,6 @@ def test_no_part_of_a_name_is_an_attribute_of_paddles_layer():
 def test_the_flags_need_no_paddle():
     code = (
         "import sys; from deeplabzoo.backends.paddle import flags; "
-        "assert 'paddle' not in sys.modules and flags.FLOAT64 and flags.WEIGHTS_SUFFIX == '.pdparams'"
+        "assert 'paddle' not in sys.modules and 'float64' in flags.DTYPES and flags.WEIGHTS_SUFFIX == '.pdparams'"
     )
     subprocess.run([sys.executable, "-Werror", "-c", code], check=True, timeout=60)

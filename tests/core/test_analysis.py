@@ -16,7 +16,7 @@ from deeplabzoo.core.analysis import (
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.graph import GraphBuilder
 from deeplabzoo.core.spec import make_spec
-from deeplabzoo.parity.forward import default_cases
+from deeplabzoo.parity.cases import default_cases
 from deeplabzoo.zoo.models import PRESETS
 from deeplabzoo.zoo.presets import torchvision
 

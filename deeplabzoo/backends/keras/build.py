@@ -8,12 +8,11 @@ import keras
 
 from deeplabzoo.backends.keras import ops as layers
 from deeplabzoo.backends.keras._sizes import index_dtype
+from deeplabzoo.backends.keras.flags import DTYPES
 from deeplabzoo.core import ops
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.errors import BackendError, unknown
 from deeplabzoo.weights_converter.keras_paths import MODEL_NAME, keras_layer_name
-
-DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 
 @keras.saving.register_keras_serializable(package=layers.PACKAGE)

@@ -6,8 +6,11 @@ MODULES = ("keras",)
 DISTRIBUTIONS = ("keras",)
 """Installed distributions whose versions are worth telling, beside the Keras backend's."""
 
-FLOAT64 = True
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+"""Element types that it builds."""
+
 DYNAMIC_SIZE = True
+GRADIENTS = True
 GPU = True
 COMPILE = True
 WEIGHTS_SUFFIX = ".weights.h5"

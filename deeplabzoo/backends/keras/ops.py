@@ -19,7 +19,7 @@ LAST = "channels_last"
 """Always given: a user's Keras configuration may have another default."""
 
 
-_FUNCTIONS = {"hard_sigmoid": "hard_sigmoid", "hard_swish": "hard_silu", "sigmoid": "sigmoid"}
+_FUNCTIONS = {"hard_swish": "hard_silu", "sigmoid": "sigmoid"}
 """Keras' names."""
 
 
@@ -41,6 +41,8 @@ def make_layer(op: ops.Op, *, name: str | None = None, dtype: str = "float32") -
             return keras.layers.ReLU(max_value=6.0, **common)
         case ops.Activation(function="softmax"):
             return keras.layers.Softmax(axis=-1, **common)
+        case ops.Activation(function="hard_sigmoid"):
+            return Activation("hard_sigmoid", **common)
         case ops.Activation():
             return keras.layers.Activation(_FUNCTIONS[op.function], **common)
         case ops.MaxPool():
@@ -301,6 +303,17 @@ class Resize(keras.layers.Layer):
             matrix = interpolation_matrix(source, target, align_corners=self.align_corners)
             return keras.ops.convert_to_tensor(matrix, dtype=self.compute_dtype)
         return keras.ops.cast(sizes.interpolation_matrix(source, target, self.align_corners), self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Activation(keras.layers.Activation):
+    """`hard_sigmoid`, in float64 written out: on torch the gradient of Keras' own is that of a float32 1/6."""
+
+    def call(self, inputs: Any) -> Any:
+        """Apply it to each value."""
+        if self.compute_dtype != "float64":
+            return super().call(inputs)
+        return keras.ops.relu6(inputs + 3) / 6
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)

@@ -38,7 +38,7 @@ def device_name(device: str) -> str:
 def forward(model: Any, x: np.ndarray) -> dict[str, np.ndarray]:
     """Outputs by name, N, C, H, W, for a preprocessed image batch N, C, H, W, cast to the model's dtype."""
     images = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-    with keras.device(keras_device(_device_of(model))):
+    with on_device(model):
         results = model.predict_on_batch(keras.ops.convert_to_tensor(images, dtype=model.inputs[0].dtype))
     if not isinstance(results, dict):
         results = {"out": results}
@@ -48,23 +48,23 @@ def forward(model: Any, x: np.ndarray) -> dict[str, np.ndarray]:
 
 def trace(model: Any, x: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Name and value N, C, H, W of every node in the graph's order, each made when it is asked for."""
-    device = keras_device(_device_of(model))
 
     def apply(node: Node, values: list[Any]) -> Any:
         layer = model.get_layer(keras_layer_name(node.name))
-        with keras.device(device):
+        with on_device(model):
             return layer(values) if takes_a_list(node.op) else layer(*values)
 
     images = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
-    with keras.device(device):
+    with on_device(model):
         image = keras.ops.convert_to_tensor(images, dtype=model.inputs[0].dtype)
     for node, value in walk(model.graph, image, apply):
         yield node.name, np.ascontiguousarray(keras.ops.convert_to_numpy(value).transpose(0, 3, 1, 2))
 
 
-def _device_of(model: Any) -> str:
+def on_device(model: Any) -> Any:
+    """A context in which Keras makes tensors where the model's variables live."""
     device = str(model.variables[0].value.device).lower()
-    return "gpu" if "gpu" in device or "cuda" in device else "cpu"
+    return keras.device(keras_device("gpu" if "gpu" in device or "cuda" in device else "cpu"))
 
 
 def _configure_tensorflow(gpu: bool) -> None:

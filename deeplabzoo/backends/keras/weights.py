@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from deeplabzoo.core import ops
+from deeplabzoo.core.training import trainable
 from deeplabzoo.core.weights import check_weights
 from deeplabzoo.weights_converter.keras_paths import from_keras, keras_layer_name, to_keras
 
@@ -41,6 +42,11 @@ def read_weights(model: Any) -> dict[str, np.ndarray]:
         name: np.array(from_keras(op, suffix, keras.ops.convert_to_numpy(variable)))
         for name, op, suffix, variable in _variables(model)
     }
+
+
+def trainable_variables(model: Any) -> Iterator[tuple[str, ops.Op, str, Any]]:
+    """Canonical name, op, suffix and variable of every parameter that learns, in canonical order."""
+    return (found for found in _variables(model) if trainable(found[0]))
 
 
 def _variables(model: Any) -> Iterator[tuple[str, ops.Op, str, Any]]:

@@ -6,8 +6,11 @@ MODULES = ("onnx", "onnxruntime")
 DISTRIBUTIONS = ("onnx", "onnxruntime")
 """Installed distributions whose versions are worth telling."""
 
-FLOAT64 = True
+DTYPES = ("float64", "float32", "float16")
+"""Element types that it builds."""
+
 DYNAMIC_SIZE = True
+GRADIENTS = False
 GPU = True
 COMPILE = True
 WEIGHTS_SUFFIX = ".onnx"

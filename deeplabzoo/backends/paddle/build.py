@@ -9,12 +9,11 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
+from deeplabzoo.backends.paddle.flags import DTYPES
 from deeplabzoo.backends.paddle.ops import make_layer
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.schedule import Group, groups
 from deeplabzoo.errors import BackendError
-
-DTYPES = ("float64", "float32")
 
 
 class GroupLayer(nn.Layer):

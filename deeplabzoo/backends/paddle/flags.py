@@ -6,8 +6,11 @@ MODULES = ("paddle",)
 DISTRIBUTIONS = ("paddlepaddle", "paddlepaddle-gpu")
 """Installed distributions whose versions are worth telling."""
 
-FLOAT64 = True
+DTYPES = ("float64", "float32")
+"""Element types that it builds."""
+
 DYNAMIC_SIZE = True
+GRADIENTS = True
 GPU = True
 COMPILE = True
 WEIGHTS_SUFFIX = ".pdparams"

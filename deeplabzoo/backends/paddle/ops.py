@@ -44,7 +44,7 @@ def make_layer(op: ops.Op) -> nn.Layer:
         case ops.AvgPool():
             return _avg_pool(op)
         case ops.GlobalAvgPool():
-            return nn.AdaptiveAvgPool2D(1)
+            return GlobalAvgPool()
         case ops.Add():
             return Add()
         case ops.Multiply():
@@ -77,6 +77,14 @@ class Multiply(nn.Layer):
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """Multiply."""
         return x * gate
+
+
+class GlobalAvgPool(nn.Layer):
+    """Mean over height and width; the gradient of Paddle's own layer divides by a float32, which is 6e-8 off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average."""
+        return paddle.mean(x, axis=[2, 3], keepdim=True)
 
 
 class Hardsigmoid(nn.Layer):
@@ -208,6 +216,35 @@ class CeilAvgPool2D(nn.AvgPool2D):
         return _cut(super().forward(x), x, self.padding, self.stride)
 
 
+class ExactAvgPool2D(nn.Layer):
+    """A pooling whose float64 gradient is exact: Paddle's own divides by a float32, which only powers of two survive.
+
+    `pool` is Paddle's own, which says the shape, and in other precisions everything.
+    """
+
+    def __init__(self, pool: nn.Layer, op: ops.AvgPool) -> None:
+        super().__init__()
+        self.pool, self.op = pool, op
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pool; in float64 by sums over windows and their counts."""
+        if x.dtype != paddle.float64:
+            return self.pool(x)
+        ones = paddle.ones_like(x[:1, :1])
+        with paddle.no_grad():
+            counts = paddle.round(self._sums(ones) / self.pool(ones))
+        return self._sums(x) / counts
+
+    def _sums(self, x: Tensor) -> Tensor:
+        top, bottom, left, right = self.op.padding
+        shape = self.pool(x).shape
+        beyond = self.op.stride  # what `ceil_mode` lets hang over
+        padded = functional.pad(x, [left, right + beyond, top, bottom + beyond])
+        kernel = paddle.ones([x.shape[1], 1, self.op.kernel, self.op.kernel], x.dtype)
+        sums = functional.conv2d(padded, kernel, stride=self.op.stride, groups=x.shape[1])
+        return sums[:, :, : shape[2], : shape[3]]
+
+
 class PaddedAvgPool2D(nn.AvgPool2D):
     """Average pooling that counts padding which differs between the sides; Paddle would miscount it."""
 
@@ -265,6 +302,12 @@ def _max_pool(op: ops.MaxPool) -> nn.Layer:
 
 
 def _avg_pool(op: ops.AvgPool) -> nn.Layer:
+    pool = _stock_avg_pool(op)
+    # In a window of 2 the number of points is a power of two, at the border too.
+    return pool if op.kernel in (1, 2) else ExactAvgPool2D(pool, op)
+
+
+def _stock_avg_pool(op: ops.AvgPool) -> nn.Layer:
     if op.count_padding and len(set(op.padding)) > 1:
         return PaddedAvgPool2D(op)
     layer, padding = nn.AvgPool2D, _native_padding(op.padding)

@@ -8,8 +8,6 @@ from torch.nn import functional
 
 from deeplabzoo.core import ops
 
-_GATES = {"hard_sigmoid": nn.Hardsigmoid, "hard_swish": nn.Hardswish, "sigmoid": nn.Sigmoid}
-
 
 def make_layer(op: ops.Op) -> nn.Module:
     """The native layer of an op; it takes the op's inputs in order.
@@ -28,8 +26,12 @@ def make_layer(op: ops.Op) -> nn.Module:
             return nn.ReLU6()
         case ops.Activation(function="softmax"):
             return nn.Softmax(dim=1)
-        case ops.Activation():
-            return _GATES[op.function]()
+        case ops.Activation(function="hard_sigmoid"):
+            return Hardsigmoid()
+        case ops.Activation(function="hard_swish"):
+            return nn.Hardswish()
+        case ops.Activation(function="sigmoid"):
+            return nn.Sigmoid()
         case ops.MaxPool():
             return _max_pool(op)
         case ops.AvgPool():
@@ -49,6 +51,14 @@ def make_layer(op: ops.Op) -> nn.Module:
         case ops.Argmax():
             return Argmax()
     raise TypeError(f"no PyTorch layer for op {op.kind!r}")
+
+
+class Hardsigmoid(nn.Hardsigmoid):
+    """PyTorch's own; in float64 written out, because the gradient of PyTorch's kernel is that of a float32 1/6."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply it to each value."""
+        return functional.relu6(x + 3) / 6 if x.dtype == torch.float64 else super().forward(x)
 
 
 class Add(nn.Module):
