@@ -1,7 +1,8 @@
 """A backend in a process of its own, spoken to with numpy arrays.
 
-The process may run another Python interpreter, so that each framework can live in an environment of its own. It dies
-loudly, with the framework's own last lines, and a call never outlasts its time limit.
+The process may run another Python interpreter, so that each framework can live in an environment of its own. Whatever
+happens to it (it hangs, dies, runs out of memory, prints what it should not) is told in one line, with the framework's
+own last words, and a call never outlasts its time limit.
 """
 
 from __future__ import annotations
@@ -9,72 +10,147 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, ClassVar, Self
 
 import numpy as np
 
-from deeplabzoo.backends import Backend, resolve, wire
+from deeplabzoo.backends import Backend, bootstrap, resolve, wire
 from deeplabzoo.core.graph import Graph
-from deeplabzoo.errors import BackendError, WeightsError, WorkerError
+from deeplabzoo.core.training import EVALUATION, Training
+from deeplabzoo.errors import BackendError, DeepLabZooError, WorkerError
 
 TIME_LIMIT = 900.0
 """Seconds a single call may take before the worker is ended."""
 
-# Loads this very package in the other interpreter without putting its folder on the path, which would bring the rest
-# of our site-packages along.
-_BOOTSTRAP = """
-import importlib.util, sys
-home = sys.argv[1]
-spec = importlib.util.spec_from_file_location("deeplabzoo", home + "/__init__.py", submodule_search_locations=[home])
-module = importlib.util.module_from_spec(spec)
-sys.modules["deeplabzoo"] = module
-spec.loader.exec_module(module)
-from deeplabzoo.backends.worker_main import main
-main(sys.argv[2], sys.argv[3])
-"""
+_GRACE = 5.0
+"""Seconds that a process gets to end by itself."""
+
+_LOG_TAIL = 2**16
+"""Bytes of a dead worker's output that are searched for its last lines."""
+
+_Message = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+@dataclass
+class _Call:
+    """A call in progress: its name, when it began, and what ends the worker when its time is up."""
+
+    name: str
+    watchdog: threading.Timer
+    late: threading.Event
+    start: float = field(default_factory=time.monotonic)
 
 
 class Worker:
     """A running worker; use it as a context manager, or call `close`.
 
+    One call at a time: a second thread, or a call while results are still being read, is refused. A worker that died
+    answers every later call with the same line.
+
     Args:
         backend: name such as `paddle` or `keras/jax`.
         device: `cpu`, or `gpu` for strict float32 on a GPU.
-        python: interpreter to run; this one by default.
-        time_limit: seconds a single call may take.
+        python: interpreter to run, of an environment with numpy and the framework; this one by default.
+        time_limit: seconds a single call may take, and the start.
+        wait: for the framework to be imported. Without, many workers start side by side, and what is wrong with one is
+            raised by `ready` or by whatever needs it first.
+
+    Attributes:
+        seconds: spent so far: `start`, from starting the process to its framework being there, and by call what the
+            caller waited.
 
     Raises:
-        BackendError: the backend is unknown, not installed, or has no such device.
-        WorkerError: the process died while starting.
+        BackendError: the backend is unknown, not installed, or has no such device; the interpreter can't be run.
+        WorkerError: the process died while starting, or is none of ours.
     """
 
+    bootstrap: ClassVar[str] = bootstrap.SOURCE
+    """What the interpreter is told to run, with the package's folder, the backend and the device as arguments."""
+
     def __init__(
-        self, backend: str, *, device: str = "cpu", python: str | None = None, time_limit: float = TIME_LIMIT
+        self,
+        backend: str,
+        *,
+        device: str = "cpu",
+        python: str | None = None,
+        time_limit: float = TIME_LIMIT,
+        wait: bool = True,
     ) -> None:
         self.backend: Backend = resolve(backend)
         self.device, self.time_limit = device, time_limit
+        self._elsewhere = python is not None
+        self._who = f"worker for {self.backend.name}"
+        if python is not None:
+            self._who += f" ({wire.one_line(str(python), 200)})"
+        self.seconds: dict[str, float] = {}
         if python is None:
             self.backend.require()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._process = self._start(python or sys.executable)
-        self._answers: queue.Queue[tuple[dict[str, Any], dict[str, np.ndarray]] | None] = queue.Queue(1)
-        self._busy = self._closed = False
+        self._process = self._start(python)
+        # When a message came, and the message, what is wrong with it, or None for no more.
+        self._answers: queue.Queue[tuple[float, _Message | WorkerError | None]] = queue.Queue(1)
+        self._closed = False
+        self._failure: DeepLabZooError | None = None
+        self._lock = threading.Lock()  # of `_busy`: whether a call is in progress
+        self._starting = threading.Lock()  # of `_hello`
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
-        try:
-            header, _ = self._ask({"call": "hello"})
-        except BaseException:
-            self.close()
-            raise
-        self.versions: dict[str, str] = header["versions"]
-        self.device_name: str = header["device_name"]
+        self._busy = True
+        self._hello: dict[str, Any] | None = None
+        self._first = self._begin("hello", {"call": "hello"})
+        if wait:
+            try:
+                self.ready()
+            except BaseException:
+                self.close()
+                raise
+
+    def ready(self) -> None:
+        """Wait until the framework is imported; calls do so by themselves.
+
+        Raises:
+            BackendError, WorkerError: as the constructor with `wait`.
+        """
+        with self._starting:
+            if self._hello is not None:
+                return
+            self._check_usable()
+            header, _ = self._finish(self._first)
+            if (version := header.get("protocol")) != wire.VERSION:
+                raise self._fail(
+                    WorkerError(
+                        f"{self._who} speaks version {version!r} of the messages, expected "
+                        f"{wire.VERSION}: it runs another version of this package"
+                    )
+                )
+            self._hello = {name: self._field(header, name) for name in ("versions", "device_name")}
+
+    @property
+    def answered(self) -> bool:
+        """Whether the framework was imported, so that `versions` and `device_name` are known; does not wait."""
+        return self._hello is not None
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of the framework's distributions in the worker's environment, and of its `python`."""
+        self.ready()
+        return dict((self._hello or {})["versions"])
+
+    @property
+    def device_name(self) -> str:
+        """What the device calls itself."""
+        self.ready()
+        return str((self._hello or {})["device_name"])
 
     def load(self, graph: Graph, weights: Mapping[str, np.ndarray], *, dtype: str = "float32") -> None:
         """Build the native model of `graph` in the worker and fill in canonical weights."""
@@ -90,32 +166,45 @@ class Worker:
         A value is sent when the one before it was taken, so that few are in memory at once. Arguments and errors as
         for `forward`; one who stops in the middle closes the worker.
         """
-        header, arrays = self._ask({"call": "trace"}, {"x": x})
-        while "node" in header:
-            yield header["node"], arrays["value"]
-            header, arrays = self._answer("trace", None)
+        for header, arrays in self._stream({"call": "trace"}, {"x": x}):
+            yield self._field(header, "node"), self._field(arrays, "value")
+
+    def gradients(
+        self, x: np.ndarray, labels: np.ndarray, training: Training = EVALUATION
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        """Loss, and its gradients by canonical parameter name and by the image, as `core.training.gradients`."""
+        header, arrays = self._ask({"call": "gradients", "training": training.to_dict()}, {"x": x, "labels": labels})
+        return self._field(header, "loss"), arrays
+
+    def train(
+        self, x: np.ndarray, labels: np.ndarray, training: Training, keep: Collection[int] = ()
+    ) -> Iterator[tuple[float, dict[str, np.ndarray]]]:
+        """Loss before each step, and all canonical weights after those of `keep` (from 1), else none.
+
+        The model stays trained. Read as `trace`; arguments and errors as for `core.training.train`.
+        """
+        header = {"call": "train", "training": training.to_dict(), "keep": sorted(keep)}
+        for answer, arrays in self._stream(header, {"x": x, "labels": labels}):
+            yield self._field(answer, "loss"), arrays
 
     def close(self) -> None:
         """End the process; at once where it is in the middle of a call."""
         if self._closed:
             return
         self._closed = True
+        self._first.watchdog.cancel()
         if self._busy:
-            self._process.kill()  # it may have stopped reading, and then closing its pipe would block
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=5)
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-        with contextlib.suppress(queue.Empty):  # it may wait for room for an answer nobody wants
+            self._kill()  # it may have stopped reading, and then closing its pipe would block
+        with contextlib.suppress(OSError):
+            _binary(self._process.stdin).close()
+        self._wait()
+        with contextlib.suppress(queue.Empty):  # the listener may wait for room for an answer nobody wants
             while True:
                 self._answers.get_nowait()
-        self._listener.join(timeout=5)  # it holds the other pipe until the process is gone
-        if self._process.stdout is not None and not self._listener.is_alive():
-            self._process.stdout.close()
+        self._listener.join(timeout=_GRACE)  # it holds the other pipe until the process is gone
+        if not self._listener.is_alive():
+            _binary(self._process.stdout).close()
+        self._put_nothing()  # for a thread that still waits
         self._log.close()
 
     def __enter__(self) -> Self:
@@ -126,96 +215,200 @@ class Worker:
     ) -> None:
         self.close()
 
-    def _start(self, python: str) -> subprocess.Popen[bytes]:
+    def _start(self, python: str | None) -> subprocess.Popen[bytes]:
         home = Path(__file__).parents[1]
         environment = {
+            "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning take the cores from the other workers
             **os.environ,
             "KERAS_BACKEND": self.backend.engine,
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "PYTHONWARNINGS": "ignore",  # a framework's own deprecation notes are not this program's output
         }
+        if python is not None:  # these lead to our environment's packages
+            for name in ("PYTHONHOME", "PYTHONPATH"):
+                environment.pop(name, None)
         if self.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
+        interpreter = sys.executable if python is None else python
         try:
-            # -P keeps the current folder, which may hold anything named `torch`, off the path.
             return subprocess.Popen(  # noqa: S603 - the interpreter is the caller's own choice
-                [python, "-P", "-c", _BOOTSTRAP, str(home), self.backend.name, self.device],
+                [interpreter, "-c", self.bootstrap, str(home), self.backend.name, self.device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
                 env=environment,
+                process_group=0,  # so that what an interpreter's wrapper script starts is ended with it
             )
         except (OSError, TypeError, ValueError) as error:  # no such file, no path at all, a zero byte in it
             self._log.close()
             reason = getattr(error, "strerror", None) or error
-            raise BackendError(f"worker for {self.backend.name}: {python!r} can't be run: {reason}") from None
+            raise BackendError(
+                f"worker for {self.backend.name}: {interpreter!r} can't be run: {reason}; expected the path of a Python "
+                "interpreter"
+            ) from None
 
     def _listen(self) -> None:
-        stream = self._process.stdout
-        with contextlib.suppress(EOFError, OSError, ValueError):
+        stream = _binary(self._process.stdout)
+        last: WorkerError | None = None
+        try:
             while True:
-                self._answers.put(wire.receive(_binary(stream)))
-        self._answers.put(None)
+                message = wire.receive(stream)
+                self._answers.put((time.monotonic(), message))
+                del message  # else it stays in memory until the next one has come
+        except WorkerError as error:
+            last = error
+        except MemoryError:
+            last = WorkerError("sent an answer that memory has no room for here: take a smaller image or model")
+        except (EOFError, OSError, ValueError):
+            pass
+        self._answers.put((time.monotonic(), last))
 
-    def _ask(
-        self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def _ask(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> _Message:
+        self.ready()
+        self._check_usable()
+        with self._lock:
+            if self._busy:
+                raise WorkerError(f"{self._who} is in the middle of a call: read its results to their end first")
+            self._busy = True
+        return self._finish(self._begin(header["call"], header, arrays))
+
+    def _stream(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Iterator[_Message]:
+        answer, made = self._ask(header, arrays)
+        while answer.get("more"):
+            yield answer, made
+            self._check_usable()
+            answer, made = self._finish(self._begin(header["call"]))
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise type(self._failure)(str(self._failure))
         if self._closed:
-            raise WorkerError(f"worker for {self.backend.name} is closed: start a new one")
-        if self._busy:
-            raise WorkerError(f"worker for {self.backend.name} is in the middle of a trace: read it to its end first")
-        return self._answer(header["call"], header, arrays)
+            raise WorkerError(f"{self._who} is closed: start a new one")
 
-    def _answer(
-        self, call: str, header: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray] | None = None
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        """The next answer, to `header` or, without one, to the last call."""
+    def _begin(
+        self, name: str, header: Mapping[str, Any] | None = None, arrays: Mapping[str, np.ndarray] | None = None
+    ) -> _Call:
+        """Send a call, or wait for the next answer to the last one; its time runs from here."""
         # Sending may block as well as waiting: a worker that hangs reads nothing.
         late = threading.Event()
 
         def end() -> None:
-            late.set()
-            self._process.kill()
+            if self._answers.empty():  # else the answer came in time and nobody has asked for it yet
+                late.set()
+                self._kill()
+                self._put_nothing()
 
-        watchdog = threading.Timer(self.time_limit, end)
-        watchdog.daemon = True
-        watchdog.start()
-        self._busy = True
+        call = _Call(name, threading.Timer(self.time_limit, end), late)
+        call.watchdog.daemon = True
+        call.watchdog.start()
         try:
-            with contextlib.suppress(BrokenPipeError):  # a dead worker is told of below, with its last words
+            with contextlib.suppress(BrokenPipeError):  # a dead worker is told of by `_finish`, with its last words
                 if header is not None:
                     wire.send(_binary(self._process.stdin), header, arrays)
-            answer = self._answers.get()
-            self._busy = answer is not None and "node" in answer[0]
-        except WeightsError:  # refused before anything was sent
-            self._busy = False
+        except BaseException as error:
+            call.watchdog.cancel()
+            # What is wrong with arrays is raised before anything is sent.
+            self._busy = not isinstance(error, DeepLabZooError | MemoryError)
             raise
+        return call
+
+    def _finish(self, call: _Call) -> _Message:
+        """The answer to a call, which is then over unless more is to come."""
+        try:
+            came, answer = self._answers.get()
         finally:
-            watchdog.cancel()
-        if late.is_set():
-            raise WorkerError(
-                f"worker for {self.backend.name} gave no answer to {call!r} in {self.time_limit:g} s and was "
-                f"ended{self._last_lines()}"
-            )
+            call.watchdog.cancel()
+        first = call is self._first
+        name = "start" if first else call.name
+        # What came before it was asked for cost the caller nothing.
+        self.seconds[name] = self.seconds.get(name, 0.0) + max(0.0, came - call.start)
+        if self._closed:
+            raise WorkerError(f"{self._who} was closed in the middle of {call.name!r}")
+        if call.late.is_set():
+            told = f"gave no answer to {call.name!r} in {self.time_limit:g} s and was ended{self._last_words()}"
+            raise self._fail(WorkerError(f"{self._who} {told}"))
         if answer is None:
-            self._answers.put(None)  # for whoever asks the dead worker again
-            code = self._process.wait()
-            killed = (
-                " (killed, most likely because memory ran out: take a smaller image or model)" if code == -9 else ""
-            )
-            raise WorkerError(
-                f"worker for {self.backend.name} died with status {code}{killed} during {call!r}{self._last_lines()}"
-            )
+            raise self._fail(self._death(call))
+        if isinstance(answer, WorkerError):
+            raise self._fail(WorkerError(f"{self._who} {answer}{self._last_words(silent='')}"))
+        self._busy = bool(answer[0].get("more"))
         if "error" in answer[0]:
-            if answer[0].get("backend"):  # our own words, which name the backend
-                raise BackendError(answer[0]["error"])
-            raise WorkerError(f"{self.backend.name}: {answer[0]['error']}")
+            told = wire.one_line(str(answer[0]["error"]))
+            # Our own words name the backend.
+            error = BackendError(told) if answer[0].get("backend") else WorkerError(f"{self.backend.name}: {told}")
+            raise self._fail(error) if first else error
         return answer
 
-    def _last_lines(self, most: int = 5) -> str:
-        self._log.seek(0)
-        lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-        return "; its last lines: " + " | ".join(lines[-most:]) if lines else "; it said nothing"
+    def _field(self, found: Mapping[str, Any], name: str) -> Any:
+        if name not in found:
+            raise self._fail(
+                WorkerError(
+                    f"{self._who} spoke no message of ours: expected an answer with {name!r}, "
+                    f"received one with {wire.one_line(', '.join(found) or 'nothing', 200)}"
+                )
+            )
+        return found[name]
+
+    def _fail(self, error: DeepLabZooError) -> DeepLabZooError:
+        """Keep an error for all later calls, and end the process."""
+        self._failure = error
+        self._kill()
+        return error
+
+    def _death(self, call: _Call) -> DeepLabZooError:
+        code = self._wait()
+        lines = self._last_lines()
+        if code == bootstrap.REFUSED and call is self._first and lines:
+            return BackendError(f"worker for {self.backend.name}: {wire.one_line(lines[-1])}")
+        if code is None:
+            how = "closed its output and was ended"
+        elif code < 0:
+            how = f"died of {_signal_name(-code)}"
+        else:
+            how = f"died with status {code}"
+        if code == -signal.SIGKILL:
+            how += " (most likely because memory ran out: take a smaller image or model)"
+        elif wire.out_of_memory(" ".join(lines)):
+            how += " (memory ran out: take a smaller image or model)"
+        wanted = "; expected a Python interpreter" if self._elsewhere and call is self._first else ""
+        return WorkerError(f"{self._who} {how} during {call.name!r}{self._last_words()}{wanted}")
+
+    def _wait(self) -> int | None:
+        """The status of a process that is about to end by itself; None where it had to be ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout=min(_GRACE, self.time_limit))
+        self._kill()
+        self._process.wait()
+        return None
+
+    def _kill(self) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(OSError):  # it is just gone
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _put_nothing(self) -> None:
+        with contextlib.suppress(queue.Full):
+            self._answers.put_nowait((time.monotonic(), None))
+
+    def _last_words(self, silent: str = "; it said nothing") -> str:
+        lines = self._last_lines()
+        return f"; its last lines: {wire.one_line(' | '.join(lines))}" if lines else silent
+
+    def _last_lines(self, most: int = 5) -> list[str]:
+        """What the process said last, of a traceback the exception alone."""
+        size = os.fstat(self._log.fileno()).st_size
+        # The process has the same place in the file, so that seeking would move its own.
+        text = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
+        plain = [line for line in lines if not line.startswith((" ", "\t", "Traceback "))]
+        return (plain or lines)[-most:]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def _binary(stream: Any) -> BinaryIO:

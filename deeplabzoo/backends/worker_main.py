@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from deeplabzoo.backends import Backend, resolve, wire
 from deeplabzoo.core.graph import Graph
-from deeplabzoo.errors import BackendError, DeepLabZooError
+from deeplabzoo.core.training import Training
+from deeplabzoo.errors import BackendError, DeepLabZooError, WorkerError
 
 
 def main(name: str, device: str) -> None:
@@ -19,44 +23,83 @@ def main(name: str, device: str) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    backend, model = resolve(name), None
+    if sys.stdin is None:  # closed by what started this interpreter
+        wire.send(answers, {"error": f"{sys.executable} was started without standard input, where the calls come from"})
+        return
+    session = _Session(resolve(name), device, answers)
     while True:
         try:
             header, arrays = wire.receive(sys.stdin.buffer)
         except EOFError:
             return
         try:
-            model = _answer(answers, backend, device, model, header, arrays)
+            session.answer(header, arrays)
         except DeepLabZooError as error:
             wire.send(answers, {"error": str(error), "backend": isinstance(error, BackendError)})
         except Exception as error:
-            wire.send(answers, {"error": f"{type(error).__name__}: {error}"})
+            wire.send(answers, {"error": _told(error)})
 
 
-def _answer(
-    answers: BinaryIO,
-    backend: Backend,
-    device: str,
-    model: Any,
-    header: dict[str, Any],
-    arrays: dict[str, np.ndarray],
-) -> Any:
-    run = backend.module("run")
-    if header["call"] == "hello":
-        run.configure(device)
-        backend.check_device(device)
-        wire.send(answers, {"versions": backend.versions(), "device_name": run.device_name(device)})
-    elif header["call"] == "load":
-        graph = Graph.from_json(header["graph"])
-        model = None  # free the old model before the new one is made
-        model = backend.module("build").build(graph, dtype=header["dtype"], device=device)
-        backend.module("weights").load_weights(model, arrays)
-        model = getattr(run, "prepare", lambda made: made)(model)  # ONNX's models are files; others run as they are
-        wire.send(answers, {})
-    elif header["call"] == "forward":
-        wire.send(answers, {}, run.forward(model, arrays["x"]))
-    elif header["call"] == "trace":
-        for name, value in run.trace(model, arrays["x"]):
-            wire.send(answers, {"node": name}, {"value": value})  # waits until the other side has room for it
-        wire.send(answers, {})
-    return model
+@dataclass
+class _Session:
+    backend: Backend
+    device: str
+    answers: BinaryIO
+    model: Any = None
+
+    def answer(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        call = header["call"]
+        if call == "hello":
+            _check_installed(self.backend)
+        run = self.backend.module("run")
+        if call == "hello":
+            run.configure(self.device)
+            self.backend.check_device(self.device)
+            versions = {**self.backend.versions(), "python": platform.python_version()}
+            self.send({"protocol": wire.VERSION, "versions": versions, "device_name": run.device_name(self.device)})
+        elif call == "load":
+            self.model = None  # free the old model before the new one is made
+            graph = Graph.from_json(header["graph"])
+            model = self.backend.module("build").build(graph, dtype=header["dtype"], device=self.device)
+            self.backend.module("weights").load_weights(model, arrays)
+            # ONNX's models are files; others run as they are.
+            self.model = getattr(run, "prepare", lambda made: made)(model)
+            self.send({})
+        elif self.model is None:
+            raise WorkerError(f"{call} was called while no model was loaded: call load first")
+        elif call == "forward":
+            self.send({}, run.forward(self.model, arrays["x"]))
+        elif call == "trace":
+            for name, value in run.trace(self.model, arrays["x"]):
+                self.send({"more": True, "node": name}, {"value": value})  # waits until the other side has room for it
+            self.send({})
+        elif call == "gradients":
+            training = Training(**header["training"])
+            loss, found = self.backend.module("train").gradients(self.model, arrays["x"], arrays["labels"], training)
+            self.send({"loss": loss}, found)
+        elif call == "train":
+            training, read = Training(**header["training"]), self.backend.module("weights").read_weights
+            losses = self.backend.module("train").train(self.model, arrays["x"], arrays["labels"], training)
+            for step, loss in enumerate(losses, 1):
+                self.send({"more": True, "loss": loss}, read(self.model) if step in header["keep"] else {})
+            self.send({})
+
+    def send(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
+        wire.send(self.answers, header, arrays)
+
+
+def _check_installed(backend: Backend) -> None:
+    """Name the interpreter where a package is missing: it may be another one than the caller's."""
+    if missing := backend.missing():
+        raise BackendError(
+            f"interpreter {sys.executable} has no {' and no '.join(missing)}, which backend {backend.name} needs: install "
+            f'it there with {sys.executable} -m pip install "deeplabzoo[{backend.extra}]"'
+        )
+
+
+def _told(error: Exception) -> str:
+    """One line on a framework's exception, and what to do where memory ran out."""
+    text = str(error).rpartition("Error Message Summary:")[2]  # Paddle puts pages of its C++ stack before it
+    text = f"{type(error).__name__}: {text}"
+    hint = "memory ran out: take a smaller image or model; " if wire.out_of_memory(text) else ""
+    return wire.one_line(hint + text)

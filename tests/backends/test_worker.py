@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -47,6 +49,14 @@ def test_wire():
     assert wire.receive(stream) == ({}, {})
     with pytest.raises(EOFError):
         wire.receive(stream)
+    for cut in range(1, len(stream.getvalue())):
+        with pytest.raises(EOFError):
+            read_all(io.BytesIO(stream.getvalue()[:cut]))
+
+
+def read_all(stream):
+    while True:
+        wire.receive(stream)
 
 
 def test_answers(backend, model):
@@ -54,6 +64,7 @@ def test_answers(backend, model):
     with Worker(backend) as worker:
         assert worker.device_name == "CPU"
         assert all(worker.versions.values())
+        assert worker.versions["python"] == platform.python_version()
         for dtype, bound in (("float64", 1e-11), ("float32", 2e-5)):
             worker.load(model.graph, model.weights, dtype=dtype)
             y = worker.forward(x)["out"]
@@ -94,7 +105,7 @@ def test_killed(requested, model):
         worker.load(model.graph, model.weights)
         os.kill(worker._process.pid, signal.SIGKILL)
         with pytest.raises(
-            WorkerError, match=rf"worker for {worker.backend.name} died with status -9 .*memory.* during 'forward'"
+            WorkerError, match=rf"worker for {worker.backend.name} died of SIGKILL .*memory.* during 'forward'"
         ):
             worker.forward(image(1, 3, 33, 33))
         with pytest.raises(WorkerError, match="died"):
@@ -137,13 +148,31 @@ def test_an_interpreter_that_is_not_there(requested, tmp_path):
         Worker(requested[0], python=str(script))
 
 
-def test_another_interpreter(requested, model):
-    """The worker may be another Python; the package is taken from here."""
-    import sys
-
+def test_another_interpreter(requested, model, tmp_path, monkeypatch):
+    """The worker may be another Python, with packages of its own; ours is taken from here."""
+    (tmp_path / "numpy.py").write_text("raise SystemExit('imported from the folder of another environment')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with Worker(requested[0], python=sys.executable) as worker:
         worker.load(model.graph, model.weights)
         assert worker.forward(image(1, 3, 9, 9))["out"].shape == (1, 5, 9, 9)
+
+
+def test_seconds(model):
+    """What the caller waited, by call."""
+    with Worker("onnx") as worker:
+        assert set(worker.seconds) == {"start"}
+        worker.load(model.graph, model.weights)
+        start = time.monotonic()
+        for _ in range(3):
+            worker.forward(image(1, 3, 97, 97))
+        passed = time.monotonic() - start
+        assert set(worker.seconds) == {"start", "load", "forward"}
+        assert 0.5 * passed < worker.seconds["forward"] <= passed
+        start = time.monotonic()
+        for _ in worker.trace(image(1, 3, 33, 33)):
+            time.sleep(0.01)  # the caller's own time
+        passed = time.monotonic() - start
+        assert 0 < worker.seconds["trace"] <= passed - 0.01 * len(model.graph.nodes)
 
 
 def test_no_gpu_is_said(requested):
