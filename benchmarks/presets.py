@@ -16,8 +16,9 @@ from deeplabzoo.core.backbones.base import OUTPUT_STRIDES
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.weights import seeded_weights
 from deeplabzoo.errors import SpecError
+from deeplabzoo.parity.cases import REFEREE, default_cases
 from deeplabzoo.parity.compare import BOUNDS
-from deeplabzoo.parity.forward import REFEREE, default_cases, judge
+from deeplabzoo.parity.judge import judge
 from deeplabzoo.zoo.presets import PRESETS
 
 HEADERS = (
@@ -45,7 +46,7 @@ def errors(spec: ArchSpec, workers: list[Worker]) -> tuple[float, float, float]:
     graph = build_graph(spec)
     weights = seeded_weights(graph, 0, statistics="lively")
     worst = {"pairs": 0.0, "float64": 0.0, "float32": 0.0}
-    for dtype in BOUNDS:
+    for dtype in ("float64", "float32"):
         for row in judge(graph, weights, default_cases(spec), [(w, dtype) for w in workers], dtype=dtype):
             key = dtype if row.second == REFEREE else "pairs"
             worst[key] = max(worst[key], row.error)

@@ -24,6 +24,7 @@ from deeplabzoo.inference.pictures import contact_sheet, panel, write_png
 from deeplabzoo.inference.preprocessing import TF_DEEPLAB
 from deeplabzoo.inference.scenes import draw_scene
 from deeplabzoo.parity import Report, parity
+from deeplabzoo.parity.html import write_html
 from deeplabzoo.prediction import Predictor
 from deeplabzoo.weights_converter.canonical import Canonical, Card
 from deeplabzoo.weights_converter.convert import FORMAT_OF_BACKEND, SUFFIXES, read_source, write_model
@@ -104,7 +105,10 @@ def run_demo(output: Path, data: Path | None, *, tell: Callable[[str], None], ba
                 step(photo.name)
     pictures = _draw(output, photos, labels)
     with bar((len(present) + 1) * len(PARITY_SIZES), "parity") as step:
-        report = parity(backends=present, weights=model, sizes=PARITY_SIZES, progress=step)
+        report = parity(backends=present, weights=model, sizes=PARITY_SIZES, trace=True, progress=step)
+    page = output / "parity.html"
+    write_html(report, page)
+    tell(f"wrote {page}")
     return Outcome(
         tuple(pictures),
         {name: _score(photos, made, model.spec.num_classes) for name, made in labels.items()},

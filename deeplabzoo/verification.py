@@ -9,7 +9,8 @@ from pathlib import Path
 from deeplabzoo.core.analysis import smallest_live_size
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import WeightsError
-from deeplabzoo.parity.forward import Report, parity
+from deeplabzoo.parity.report import Report
+from deeplabzoo.parity.run import parity
 from deeplabzoo.weights_converter.canonical import Canonical
 from deeplabzoo.weights_converter.convert import read_source
 from deeplabzoo.weights_converter.dtypes import cast_array

@@ -12,6 +12,7 @@ import pytest
 from golden_cases import FAST, LAYOUT
 
 from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.core.training import Training
 
 TORCHVISION = "torchvision_deeplabv3_resnet50"
 TF = ("tf_mobilenetv2_os8", "tf_mobilenetv2_os8_even")
@@ -94,6 +95,48 @@ def test_float64(case, goldens, worker, backend, name):
 def test_float64_is_asked_of_every_case_that_holds_it(goldens):
     held = {name for name in LAYOUT if "grid64" in np.load(goldens.ROOT / name / "expected.npz").files}
     assert held == set(IN_FLOAT64)
+
+
+WITH_GRADIENTS = {TORCHVISION: 1e-6, "paddleseg_deeplabv3p_resnet50_vd_os8": 1e-5}
+"""Bounds; PaddleSeg's own resize takes its coordinates in float32."""
+
+
+def gradient_errors(record, source, found):
+    """Error of the loss, and of norm and sum of each gradient that the record holds, by its foreign name.
+
+    A sum may be zero by cancellation: it is judged against the norm times the root of the size.
+    """
+    canonical = {row.foreign: row.canonical for row in source.ledger}
+    errors = {"loss": abs(found["loss"] / record["loss"] - 1)}
+    for name, (norm, total) in record["parameters"].items():
+        gradient = found[canonical[name]]
+        errors[f"norm of {name}"] = abs(np.linalg.norm(gradient) / norm - 1)
+        errors[f"sum of {name}"] = abs(gradient.sum() - total) / (norm * gradient.size**0.5)
+    return errors
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == TORCHVISION else pytest.param(name, marks=pytest.mark.slow) for name in WITH_GRADIENTS]
+)
+def test_gradients(goldens, worker, backend, name):
+    """Cross entropy of the main output over all pixels, in evaluation mode and float64."""
+    source, _, image, expected = golden_cases.load(goldens, name)
+    record, labels = expected["case"]["grad"], goldens.seeded_labels(expected["case"])
+    spec, weights = source.model.spec, source.model.weights
+    process = worker(backend)
+    process.load(build_graph(spec), dict(weights), dtype="float64")
+    evaluation = Training(steps=1, batch_norm="frozen", aux_weight=0)
+    loss, found = process.gradients(image, labels, evaluation)
+    errors = gradient_errors(record, source, {"loss": loss, **found})
+    assert len(errors) == 13
+    assert max(errors.values()) <= WITH_GRADIENTS[name], errors
+    if backend == "torch":  # negative control
+        loss, found = process.gradients(1.01 * image, labels, evaluation)
+        assert max(gradient_errors(record, source, {"loss": loss, **found}).values()) > 1e-3
+
+
+def test_every_record_of_gradients_is_asked_for(goldens):
+    assert {name for name in LAYOUT if "grad" in goldens.read_case(name)} == set(WITH_GRADIENTS)
 
 
 def backbone(**changes):

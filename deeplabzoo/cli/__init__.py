@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": "Run the main job end to end and draw it.",
     "evaluate": "Score a model on photos with true labels.",
     "fetch": "Download published weights and convert them.",
+    "golden": "Record what backends compute, replay it after an upgrade.",
     "info": "Layers, cost and receptive field of a model.",
     "inspect": "Tell format, layout and architecture of a file.",
     "list": "Named models and their published weights.",

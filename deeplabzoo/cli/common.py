@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deeplabzoo.backends import NAMES
+from deeplabzoo.backends import NAMES, resolve
 from deeplabzoo.errors import unknown
 
 if TYPE_CHECKING:
@@ -36,6 +38,31 @@ class BackendType(click.ParamType):  # type: ignore[type-arg]  # generic only in
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """Shown in the help."""
         return "[torch|paddle|keras|keras/jax|keras/torch]"
+
+
+class PythonType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
+    """BACKEND=PATH, the Python interpreter that a backend runs in."""
+
+    name = "python"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Check backend and path; `~` is the home folder, and a name without a folder is looked up in PATH."""
+        if isinstance(value, tuple):
+            return value
+        backend, sign, path = (part.strip() for part in str(value).partition("="))
+        if not sign or not path:
+            self.fail(f"{value!r}: expected BACKEND=PATH, such as paddle=/path/to/env/bin/python", param, ctx)
+        backend = BACKEND.convert(backend, param, ctx)
+        found = shutil.which(Path(path).expanduser())
+        if found is None:
+            self.fail(
+                f"{path!r} for {backend} is no program here: expected the path of a Python interpreter", param, ctx
+            )
+        return resolve(backend).name, str(found)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Shown in the help."""
+        return "BACKEND=PATH"
 
 
 class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
@@ -77,6 +104,7 @@ class ScalesType(click.ParamType):  # type: ignore[type-arg]  # generic only in 
 
 
 BACKEND = BackendType()
+PYTHON = PythonType()
 SIZE = SizeType()
 SCALES = ScalesType()
 
@@ -96,6 +124,26 @@ def device_option(function: Function) -> Function:
     """`--device`."""
     return click.option(
         "--device", type=click.Choice(["cpu", "gpu"]), default="cpu", show_default=True, help="Where to compute."
+    )(function)
+
+
+def python_option(function: Function) -> Function:
+    """`--python BACKEND=PATH`, repeatable; the command gets `pythons`, a table of paths by the backend's full name."""
+
+    def by_backend(ctx: click.Context, param: click.Parameter, given: tuple[tuple[str, str], ...]) -> dict[str, str]:
+        pythons: dict[str, str] = {}
+        for backend, path in given:
+            if pythons.setdefault(backend, path) != path:
+                raise click.BadParameter(f"{backend} was given two interpreters: give one", ctx, param)
+        return pythons
+
+    return click.option(
+        "--python",
+        "pythons",
+        type=PYTHON,
+        multiple=True,
+        callback=by_backend,
+        help="Interpreter of another environment for a backend to run in, repeatable; it needs the framework and numpy.",
     )(function)
 
 
@@ -303,6 +351,14 @@ def predictor_options(
     if memory_limit is not None:
         options["memory_limit"] = memory_limit * 1_000_000
     return {**options, "notes": say}
+
+
+def one_thread_for_numpy() -> None:
+    """Keep the referee from taking the workers' cores: threads of numpy's OpenBLAS wait by spinning.
+
+    Before numpy is imported, later it is read no more; workers inherit it, frameworks have libraries of their own.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def say(message: str = "") -> None:

@@ -161,13 +161,10 @@ def _tell(source: Path, done: Conversion, *, dry_run: bool) -> None:
 
 
 def _tell_verified(verified: Verification) -> None:
-    report, worst = verified.report, verified.report.worst
     same = f"{verified.equal} tensors are bit for bit the source's"
     say(same + (f", {verified.cast} of another element type" if verified.cast else ""))
-    say(
-        f"{', '.join(report.versions)} on {worst.case}, float64: largest error {worst.error:.1e} ({worst.first} against "
-        f"{worst.second}), bound {report.bound:g}: {'passed' if report.passed else 'FAILED'}"
-    )
+    for line in verified.report.lines():
+        say(line)
 
 
 def _write_ledger(done: Conversion, path: Path) -> None:

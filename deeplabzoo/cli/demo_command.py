@@ -37,7 +37,9 @@ def command(ctx: click.Context, /, output: Path, data: Path | None) -> None:
     )
     say()
     weights = "the public checkpoint" if done.real else "seeded weights"
-    say(f"float64 parity of {weights}: bound {done.report.bound:g}: {'passed' if done.report.passed else 'FAILED'}")
+    say(f"float64 parity of {weights}: {'passed' if done.report.passed else 'FAILED'}")
+    for line in done.report.lines():
+        say(line)
     if not done.real:
         say("the labels of seeded weights mean nothing; what counts is that they are the same everywhere")
     say(f"pictures: {done.pictures[-1]} and {len(done.pictures) - 1} beside it")

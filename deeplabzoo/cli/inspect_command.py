@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from deeplabzoo.weights_converter.convert import Source
     from deeplabzoo.weights_converter.formats import Checkpoint
 
+_CERTIFICATE = "deeplabzoo.certificate"
+"""Written out, because the library behind it takes time to load; a test holds it against that."""
+
 
 @click.command("inspect")
 @click.argument("file", type=PATH)
@@ -49,6 +52,8 @@ def command(file: Path, from_layout: str | None, tensors: bool, as_json: bool, *
     except DeepLabZooError as error:
         failure = error
     data = _data(file, path, checkpoint, read)
+    if _CERTIFICATE in checkpoint.metadata:
+        data["certificate"] = _certificate(path, read)
     if as_json:
         if tensors:
             data["ledger"] = [vars(row) for row in read.ledger] if read else _listed(checkpoint)
@@ -102,6 +107,19 @@ def _data(file: Path, path: Path, checkpoint: Checkpoint, read: Source | None) -
     }
 
 
+def _certificate(path: Path, read: Source | None) -> dict[str, Any]:
+    """What the certificate in the file says, and whether it fits."""
+    from deeplabzoo.errors import FormatError
+    from deeplabzoo.parity.certificate import misfit, read_certificate, summary
+
+    try:
+        made = read_certificate(path) or {}
+    except FormatError as error:
+        return {"summary": str(error), "fits": False}
+    problem = "not compared" if read is None else misfit(made, read.model.graph, read.model.weights)
+    return {**made, "summary": summary(made, problem), "fits": not problem}
+
+
 def _lines(data: dict[str, Any]) -> list[tuple[str, str]]:
     """What is printed, in order; what is empty is left out."""
     about = f"{data['tensors']} of {', '.join(data['dtypes'])}; {data['bytes'] / 1e6:,.1f} MB"
@@ -121,6 +139,8 @@ def _lines(data: dict[str, Any]) -> list[tuple[str, str]]:
         ]
     else:
         lines.append(("tensors", about))
+    if "certificate" in data:
+        lines.append(("certificate", data["certificate"]["summary"]))
     lines += [("odd" if i == 0 else "", line) for i, line in enumerate(data["odd"])]
     lines += [("notes" if i == 0 else "", line) for i, line in enumerate(data["notes"])]
     return lines

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from deeplabzoo.cli.common import (
     BACKEND,
+    PATH,
     SIZE,
     architecture_options,
     bar,
     device_option,
     json_option,
+    one_thread_for_numpy,
     print_json,
     print_table,
+    python_option,
     say,
     spec_options,
     tell_assumed,
 )
+from deeplabzoo.cli.parity_options import BoundType, ChecksType
+
+if TYPE_CHECKING:
+    from deeplabzoo.core.graph import Graph
+    from deeplabzoo.parity.report import Report
+    from deeplabzoo.parity.trace import Trace
 
 
 @click.command("parity")
@@ -27,11 +37,37 @@ from deeplabzoo.cli.common import (
 )
 @architecture_options
 @click.option("--weights", help="Published weights by name, or a weights file; seeded lively weights by default.")
+@click.option("--against", metavar="WEIGHTS", help="Weights that the backends run, judged against those of --weights.")
+@click.option(
+    "--check",
+    "checks",
+    type=ChecksType(),
+    default="forward",
+    show_default=True,
+    help="What to compare: forward, gradients (evaluation mode), training (steps of SGD); with commas between.",
+)
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Training steps, with --check training."
+)
+@click.option(
+    "--batch-norm",
+    type=click.Choice(["batch", "frozen"]),
+    default="batch",
+    show_default=True,
+    help="Batch norm in training: statistics of the batch, or frozen.",
+)
+@click.option(
+    "--dropout",
+    type=click.Choice(["off", "seeded"]),
+    default="off",
+    show_default=True,
+    help="Dropout in training: none, or the same seeded masks everywhere.",
+)
 @click.option(
     "--dtype",
-    type=click.Choice(["float64", "float32"]),
+    type=click.Choice(["float64", "float32", "float16", "bfloat16"]),
     default=None,
-    help="Judge pairs in float64, or each backend in float32 against the float64 truth.  [default: float64, float32 on a GPU]",
+    help="Judge pairs in float64, or each backend in lower precision against the float64 truth.  [default: float64, float32 on a GPU]",
 )
 @device_option
 @click.option(
@@ -41,11 +77,16 @@ from deeplabzoo.cli.common import (
     multiple=True,
     help="Image size, repeatable; by default one odd size with all atrous taps live and one even size.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights and images.")
+@click.option("--image", "images", type=PATH, multiple=True, help="A photo to judge on, repeatable.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights, images and labels."
+)
 @click.option(
     "--bound",
-    type=click.FloatRange(min=0, min_open=True, max=1),
-    help="Largest allowed error.  [default: 1e-11 in float64, 2e-5 in float32]",
+    "bounds",
+    type=BoundType(),
+    multiple=True,
+    help="Largest allowed error, of the forward pass or of another check; repeatable.  [default: 1e-11 in float64, 2e-5 in float32; gradients 1e-9, training 1e-8 in float64]",
 )
 @click.option(
     "--narrow",
@@ -55,12 +96,35 @@ from deeplabzoo.cli.common import (
     help="Divide all channel counts by this, to judge the wiring of a large model in seconds.",
 )
 @click.option(
+    "--small-rates",
+    is_flag=True,
+    help="Take rates 1, 2, 3 in the branches, which keeps every tap live on small images.",
+)
+@click.option(
     "--trace", is_flag=True, help="Compare every node's value by its name and name the first that is to blame."
 )
 @click.option(
-    "--against",
-    metavar="WEIGHTS",
-    help="With --trace: weights of an equal network that the backends run, judged against those of --weights.",
+    "--node",
+    "nodes",
+    metavar="NAME",
+    multiple=True,
+    help="With --trace: print this node, or all of this group, such as aspp; repeatable.",
+)
+@python_option
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=1),
+    default=900,
+    show_default=True,
+    help="Seconds that one call of a backend may take.",
+)
+@click.option("--report", "page", type=PATH, metavar="FILE.html", help="Write a page with verdict, curves and maps.")
+@click.option("--junit", type=PATH, metavar="FILE.xml", help="Write the outcome for a CI server.")
+@click.option(
+    "--certificate",
+    type=PATH,
+    metavar="FILE",
+    help="Write the certificate: a .json, or into the metadata of the .safetensors that was judged.",
 )
 @json_option
 @click.pass_context
@@ -69,14 +133,26 @@ def command(
     /,
     backends: str,
     weights: str | None,
+    against: str | None,
+    checks: tuple[Any, ...],
+    steps: int,
+    batch_norm: Any,
+    dropout: Any,
     dtype: str | None,
     device: str,
     sizes: tuple[tuple[int, int], ...],
+    images: tuple[Path, ...],
     seed: int,
-    bound: float | None,
+    bounds: tuple[tuple[Any, float], ...],
     narrow: int,
+    small_rates: bool,
     trace: bool,
-    against: str | None,
+    nodes: tuple[str, ...],
+    pythons: dict[str, str],
+    time_limit: float,
+    page: Path | None,
+    junit: Path | None,
+    certificate: Path | None,
     as_json: bool,
     **words: Any,
 ) -> None:
@@ -86,12 +162,14 @@ def command(
 
     \b
     deeplabzoo parity --arch v3plus --backends torch,paddle,keras --dtype float64
-    deeplabzoo parity --arch v3plus_xception65.tf --narrow 8
-    deeplabzoo parity --weights model.safetensors --dtype float32
+    deeplabzoo parity --arch v3plus_xception65.tf --narrow 8 --check forward,gradients,training
+    deeplabzoo parity --weights model.safetensors --dtype float32 --image photo.png --report parity.html
     deeplabzoo parity --weights model.safetensors --trace --against exported.pth --backends torch
     """
+    one_thread_for_numpy()
+    from deeplabzoo.core.training import Training
     from deeplabzoo.models import canonical_model
-    from deeplabzoo.parity.forward import REFEREE, parity
+    from deeplabzoo.parity.run import parity
 
     arch, options = spec_options(**words)
     names = [BACKEND.convert(name.strip(), None, ctx) for name in backends.split(",") if name.strip()]
@@ -101,129 +179,140 @@ def command(
         raise click.UsageError(
             "--device gpu is judged in strict float32 against the float64 truth: use --dtype float32"
         )
+    if against is not None and weights is None:
+        raise click.UsageError("--against is judged against the weights of --weights: add --weights")
+    if against is not None and certificate is not None:
+        raise click.UsageError(
+            "--certificate is about the weights that ran, which are those of --against: judge them alone"
+        )
+    if nodes and not trace:
+        raise click.UsageError("--node chooses from what --trace prints: add --trace")
+    for file in (page, junit, certificate):  # a long run should not end at a folder that is not there
+        if file is not None and not file.absolute().parent.is_dir():
+            raise click.UsageError(f"{file}: no folder {file.absolute().parent}; make it, or write elsewhere")
+    if certificate is not None:
+        from deeplabzoo.parity.certificate import check_delivery
+
+        check_delivery(certificate)
     if weights is not None:
         model, _ = canonical_model(arch, weights=weights, **options)
         tell_assumed(model)
         arch, options = None, {}
-        weights_read: Any = model
-    else:
-        weights_read = None
-    if against is not None and not (trace and weights is not None):
-        raise click.UsageError(
-            "--against compares with the network of --weights, node by node: add --weights and --trace"
-        )
-    if trace:
-        if len(sizes) > 1:
-            raise click.UsageError("--trace takes one --size")
-        _trace(
-            ctx,
-            names,
-            (arch, {"weights": weights_read, "seed": seed, "narrow": narrow, **options}),
-            against,
-            dtype or ("float64" if device == "cpu" else "float32"),
-            device,
-            sizes[0] if sizes else None,
-            bound,
-            as_json,
-        )
-        return
-    count = (len(names) + 1) * (len(sizes) or 2)
-    with bar(count, "parity") as step:
+    judged: Any = None if weights is None else model
+    chosen = _chosen_nodes(
+        nodes, (arch, {"weights": judged, "seed": seed, "narrow": narrow, "small_rates": small_rates, **options})
+    )
+    inputs = len(sizes) + len(images) or 2
+    with bar((len(names) + 1) * inputs * len(checks), "parity") as step:
         report = parity(
             arch,
             backends=names,
             dtype=dtype or ("float64" if device == "cpu" else "float32"),
             device=device,
-            weights=weights_read,
+            weights=judged,
+            against=against,
             seed=seed,
             sizes=sizes or None,
-            bound=bound,
+            images=images,
+            checks=checks,
+            training=Training(steps=steps, batch_norm=batch_norm, dropout=dropout, seed=seed),
+            bounds=dict(bounds),
             narrow=narrow,
+            small_rates=small_rates,
+            trace=trace,
+            pythons=pythons,
+            time_limit=time_limit,
             progress=step,
             **options,
         )
+    if page is not None:
+        from deeplabzoo.parity.html import write_html
+
+        write_html(report, page)
+    if junit is not None:
+        from deeplabzoo.parity.junit import write_junit
+
+        write_junit(report, junit)
+    if certificate is not None:
+        from deeplabzoo.parity.certificate import deliver
+
+        deliver(report, certificate)
     if as_json:
         print_json(report.to_dict())
     else:
+        _print(report, chosen)
+    for line in report.lines():
+        say(line)
+    if not any(row.case.live for row in report.rows):
+        say("note: no input makes every atrous tap read a real pixel; add a larger --size to judge them all")
+    for file in (page, junit, certificate):
+        if file is not None:
+            say(f"wrote {file}")
+    if not report.passed:
+        ctx.exit(1)
+
+
+def _chosen_nodes(names: tuple[str, ...], model: tuple[Any, dict[str, Any]]) -> frozenset[str] | None:
+    """Nodes that `--node` names, alone or by their groups; None for all."""
+    if not names:
+        return None
+    from deeplabzoo.parity.cases import subject
+
+    arch, options = model
+    graph: Graph = subject(arch, **options).graph
+    return graph.members(names)
+
+
+def _print(report: Report, nodes: frozenset[str] | None) -> None:
+    """Outputs one by one, of gradients and training steps the worst of each pair."""
+    rows = [row for row in report.rows if row.check == "forward"]
+    if rows:
         print_table(
             (
                 (
                     row.case,
                     "all" if row.case.live else "some",
-                    row.output,
+                    row.name,
                     row.first,
                     row.second,
                     f"{row.error:.1e}",
                     f"{row.labels:.4%}",
-                    "ok" if row.error <= report.bound else "OVER",
+                    "ok" if row.passed else "OVER",
                 )
-                for row in report.rows
+                for row in rows
             ),
             ("input", "live taps", "output", "backend", "against", "error", "labels equal", "verdict"),
         )
-    worst = report.worst
-    if not any(row.case.live for row in report.rows):
-        say("note: no input makes every atrous tap read a real pixel; add a larger --size to judge them all")
-    if worst.second == REFEREE and len(names) == 1:
-        say("note: one backend alone, judged against the referee")
-    say(
-        f"{report.model}, {report.dtype} on {', '.join(sorted(set(report.devices.values())))}: largest error "
-        f"{worst.error:.1e} ({worst.first} against {worst.second}), bound {report.bound:g}: "
-        f"{'passed' if report.passed else 'FAILED'}"
-    )
-    if not report.passed:
-        ctx.exit(1)
-
-
-def _trace(
-    ctx: click.Context,
-    names: list[str],
-    model: tuple[Any, dict[str, Any]],
-    against: str | None,
-    dtype: str,
-    device: str,
-    size: tuple[int, int] | None,
-    bound: float | None,
-    as_json: bool,
-) -> None:
-    from deeplabzoo.parity.forward import case_of, default_cases, subject
-    from deeplabzoo.parity.trace import trace
-
-    arch, options = model
-    spec, graph, weights, title = subject(arch, **options)
-    other = None if against is None else subject(weights=against)[1:3]
-    case = default_cases(spec)[0] if size is None else case_of(graph, 1, *size)
-    with bar(len(graph.nodes), "trace") as step:
-        found = trace(
-            graph, weights, case, names, dtype=dtype, other=other, title=title, seed=options["seed"], device=device,
-            bound=bound, progress=step,
-        )  # fmt: skip
-    if as_json:
-        print_json(found.to_dict())
-    else:
-        sides = list(found.versions)
-        errors: dict[str, dict[str, float]] = {}
-        shapes = {row.node: "x".join(map(str, row.shape)) for row in found.rows}
-        for row in found.rows:
-            errors.setdefault(row.node, {})[row.side] = row.error
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for row in report.rows:
+        if row.check != "forward":
+            groups.setdefault((row.check, str(row.case), row.step or "-", row.first, row.second), []).append(row)
+    if groups:
+        click.echo()
         print_table(
-            ([node, shapes[node], *(f"{by_side[side]:.1e}" for side in sides)] for node, by_side in errors.items()),
-            ("node", "shape", *sides),
+            (
+                (*key, len(among), worst.name, f"{worst.error:.1e}", "ok" if worst.passed else "OVER")
+                for key, among in groups.items()
+                for worst in [max(among, key=lambda row: row.error)]
+            ),
+            ("check", "input", "step", "backend", "against", "compared", "worst", "error", "verdict"),
         )
-    for side, first in found.blamed.items():
-        if first is None:
-            worst = max((r for r in found.rows if r.side == side), key=lambda r: r.error)
-            say(f"{side}: no node is to blame; largest error {worst.error:.1e} at {worst.node}")
-        else:
-            say(
-                f"{side}: the error jumps to {first.error:.1e} at {first.node}, {'x'.join(map(str, first.shape))}: "
-                f"{first.op}; mean {first.mean:.3g}, std {first.std:.3g}, largest {first.largest:.3g}"
-            )
-    if not case.live:
-        say("note: on this size some atrous taps read nothing but padding, and faults there can't show")
-    say(
-        f"{title}, {found.dtype} on {case} against {found.truth}, bound {found.bound:g}: "
-        + ("passed" if found.passed else "FAILED")
+    if report.trace is not None:
+        click.echo()
+        _print_trace(report.trace, nodes)
+
+
+def _print_trace(trace: Trace, nodes: frozenset[str] | None) -> None:
+    sides = list(trace.blamed)
+    errors: dict[str, dict[str, float]] = {}
+    shapes = {row.node: "x".join(map(str, row.shape)) for row in trace.rows}
+    for row in trace.rows:
+        if nodes is None or row.node in nodes:
+            errors.setdefault(row.node, {})[row.side] = row.error
+    print_table(
+        (
+            [node, shapes[node], *(f"{by_side[side]:.1e}" if side in by_side else "-" for side in sides)]
+            for node, by_side in errors.items()
+        ),
+        ("node", "shape", *sides),
     )
-    if not found.passed:
-        ctx.exit(1)

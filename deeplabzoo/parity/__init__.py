@@ -9,8 +9,10 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from deeplabzoo.parity.cases import Case
 from deeplabzoo.parity.compare import BOUNDS, error, label_agreement
-from deeplabzoo.parity.forward import Case, Report, parity
+from deeplabzoo.parity.report import Report
+from deeplabzoo.parity.run import parity
 
 __all__ = ["BOUNDS", "Case", "Report", "error", "label_agreement", "parity"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,9 @@ from deeplabzoo.backends.worker import Worker
 from deeplabzoo.core import reference
 from deeplabzoo.core.graph import Graph, Node
 from deeplabzoo.core.weights import Weights
-from deeplabzoo.errors import GraphError
+from deeplabzoo.errors import BackendError, GraphError, WorkerError
+from deeplabzoo.parity.cases import REFEREE, Case, Progress, seeded_image
 from deeplabzoo.parity.compare import BOUNDS
-from deeplabzoo.parity.forward import REFEREE, Case, Progress
 
 JUMP = 10.0
 """How many times the largest error of what a node reads its own may be: rounding adds up slowly, a fault does not."""
@@ -61,6 +61,7 @@ class Trace:
         versions: of the packages, by side.
         rows: every node of every side, in the graph's order.
         blamed: for each side the first node whose error jumps, or none.
+        failures: why a side has no (further) values, in one line, by side.
     """
 
     model: str
@@ -72,11 +73,27 @@ class Trace:
     versions: dict[str, dict[str, str]]
     rows: tuple[NodeRow, ...] = field(repr=False)
     blamed: dict[str, NodeRow | None]
+    failures: dict[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Whether no node of any side is to blame."""
-        return not any(self.blamed.values())
+        """Whether no node of any side is to blame, and none failed."""
+        return not any(self.blamed.values()) and not self.failures
+
+    def lines(self) -> list[str]:
+        """The outcome in words, a line a side."""
+        told = []
+        for side, first in self.blamed.items():
+            rows = [row for row in self.rows if row.side == side]
+            if first is not None:
+                told.append(
+                    f"{side}: the error jumps to {first.error:.1e} at {first.node}, {'x'.join(map(str, first.shape))}: "
+                    f"{first.op}; mean {first.mean:.3g}, std {first.std:.3g}, largest {first.largest:.3g}"
+                )
+            elif rows:
+                worst = max(rows, key=lambda row: row.error)
+                told.append(f"{side}: no node is to blame; largest error {worst.error:.1e} at {worst.node}")
+        return told
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -89,6 +106,7 @@ class Trace:
             "bound": self.bound,
             "passed": self.passed,
             "versions": self.versions,
+            "failures": self.failures,
             "blamed": {side: None if row is None else vars(row) for side, row in self.blamed.items()},
             "rows": [vars(row) for row in self.rows],
         }
@@ -131,38 +149,109 @@ def trace(
         BackendError, WorkerError: a backend is not there, or died.
     """
     run, values = other or (graph, weights)
-    _check_same_nodes(graph, run)
-    floor = BOUNDS[dtype] if bound is None else bound
-    shape = (case.batch, graph.input.op.attributes()["channels"], case.height, case.width)
-    image = np.random.default_rng([seed, 0]).standard_normal(shape)
-    rows: list[NodeRow] = []
-    versions: dict[str, dict[str, str]] = {}
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(resolve(name).name, device=device)) for name in dict.fromkeys(backends)]
         for worker in workers:
-            versions[worker.backend.name] = worker.versions
             worker.load(run, values, dtype=dtype)
-        sides = [(worker.backend.name, worker.trace(image)) for worker in workers]
-        for name, truth in reference.trace(graph, weights, image):
-            progress(name)
-            node = run.by_name[name]
-            rows += [_row(node, side, _next(values, name), truth) for side, values in sides]
-        for _, values_left in sides:
-            for _ in values_left:  # lets the worker end its call
-                pass
-    blamed = {side: first_jump(run, [row for row in rows if row.side == side], floor) for side in versions}
-    return Trace(title, graph.digest(), dtype, case, REFEREE, floor, versions, tuple(rows), blamed)
+        image = seeded_image(graph, case, seed)
+        found = trace_sides(
+            graph,
+            weights,
+            (case, image),
+            {worker.backend.name: worker.trace(image) for worker in workers},
+            dtype=dtype,
+            run=run,
+            title=title,
+            bound=bound,
+            versions={worker.backend.name: dict(worker.versions) for worker in workers},
+            progress=progress,
+        )
+    if found.failures:
+        raise WorkerError(next(iter(found.failures.values())))
+    return found
+
+
+def trace_sides(
+    graph: Graph,
+    weights: Weights,
+    question: tuple[Case, np.ndarray],
+    sides: Mapping[str, Iterator[tuple[str, np.ndarray]]],
+    *,
+    dtype: str = "float64",
+    run: Graph | None = None,
+    title: str = "",
+    bound: float | None = None,
+    versions: Mapping[str, dict[str, str]] | None = None,
+    progress: Progress = lambda line: None,
+) -> Trace:
+    """Compare the values that come from several sides with the referee's; a side that fails is left, the others go on.
+
+    Args:
+        graph: the network.
+        weights: its canonical weights.
+        question: the input, and its images N, C, H, W.
+        sides: name and value of every node, in the order of the graph, by side.
+        dtype: in which the sides compute.
+        run: the graph that they run, of the same nodes; by default the network's own.
+        title: of the model, for the report.
+        bound: smallest error that counts; see `parity.compare.BOUNDS`.
+        versions: of the packages, by side.
+        progress: called with the name of each node.
+
+    Raises:
+        GraphError: the two networks have other nodes.
+    """
+    theirs = run or graph
+    _check_same_nodes(graph, theirs)
+    floor = BOUNDS[dtype] if bound is None else bound
+    case, image = question
+    left = dict(sides)
+    rows: list[NodeRow] = []
+    failures: dict[str, str] = {}
+    for name, truth in reference.trace(graph, weights, image):
+        progress(name)
+        for side in tuple(left):
+            try:
+                rows.append(node_row(theirs.by_name[name], side, _next(left[side], name), truth))
+            except (BackendError, WorkerError) as error:
+                failures[side] = str(error)
+                del left[side]
+    for values in left.values():
+        for _ in values:  # lets the worker end its call
+            pass
+    blamed = {side: first_jump(theirs, [row for row in rows if row.side == side], floor) for side in sides}
+    return Trace(
+        title, graph.digest(), dtype, case, REFEREE, floor, dict(versions or {}), tuple(rows), blamed, failures
+    )
 
 
 def first_jump(graph: Graph, rows: Sequence[NodeRow], floor: float) -> NodeRow | None:
-    """The first node whose error is above `floor` and more than `JUMP` times that of what it reads; none where none is."""
+    """The first node whose error is above `floor` and more than `JUMP` times that of what it reads; none where none is.
+
+    Where nodes have no row, the nearest before them that have one count.
+    """
     errors: dict[str, float] = {}
     for row in rows:
-        before = max((errors[name] for name in graph.by_name[row.node].inputs), default=0.0)
+        before = max((errors[name] for name in nearest_seen(graph, row.node, errors)[0]), default=0.0)
         errors[row.node] = row.error
         if row.error > max(floor, JUMP * before):
             return row
     return None
+
+
+def nearest_seen(graph: Graph, node: str, seen: Collection[str]) -> tuple[list[str], list[str]]:
+    """The nearest nodes before `node` that are in `seen`, and those passed on the way back to them, nearest first."""
+    reached: dict[str, None] = {}
+    passed: dict[str, None] = {}
+    left = list(graph.by_name[node].inputs)
+    while left:
+        name = left.pop(0)
+        if name in seen:
+            reached[name] = None
+        elif name not in passed:
+            passed[name] = None
+            left += graph.by_name[name].inputs
+    return list(reached), list(passed)
 
 
 def _next(values: Iterator[tuple[str, np.ndarray]], name: str) -> np.ndarray:
@@ -172,7 +261,8 @@ def _next(values: Iterator[tuple[str, np.ndarray]], name: str) -> np.ndarray:
     return value
 
 
-def _row(node: Node, side: str, value: np.ndarray, truth: np.ndarray) -> NodeRow:
+def node_row(node: Node, side: str, value: np.ndarray, truth: np.ndarray) -> NodeRow:
+    """What a side made of a node, against the truth; the error is infinite where shapes differ."""
     if value.shape != truth.shape:
         worst = float("inf")
     else:

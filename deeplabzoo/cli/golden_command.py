@@ -1,0 +1,305 @@
+"""`deeplabzoo golden record`, `check` and `show`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deeplabzoo.cli.common import (
+    PATH,
+    SIZE,
+    BackendType,
+    architecture_options,
+    bar,
+    device_option,
+    force_option,
+    json_option,
+    one_thread_for_numpy,
+    print_json,
+    print_table,
+    python_option,
+    say,
+    spec_options,
+    tell_assumed,
+)
+from deeplabzoo.cli.parity_options import BoundType
+
+if TYPE_CHECKING:
+    from deeplabzoo.parity.drift import DriftRow
+
+
+class BackendsType(BackendType):
+    """Names of backends with commas between, each checked."""
+
+    name = "backends"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse into a tuple of names."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in str(value).split(",") if name.strip())
+        if not names:
+            self.fail("names none: expected at least one backend, with commas between", param, ctx)
+        return tuple(super(BackendsType, self).convert(name, param, ctx) for name in names)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Shown in the help."""
+        return "B,B,..."
+
+
+class DtypesType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
+    """Element types with commas between."""
+
+    name = "dtypes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """Parse; which are legal is for the library to say."""
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """Shown in the help."""
+        return "D,D"
+
+
+_bound_option = click.option(
+    "--bound",
+    "bounds",
+    type=BoundType(),
+    multiple=True,
+    help="Largest allowed error of outputs, or of gradients=X; repeatable, for every dtype.  [default: 1e-11 in float64, 2e-5 in float32; gradients 1e-9 and 5e-2]",
+)
+
+
+@click.group("golden", no_args_is_help=True)
+def command() -> None:
+    """Record what backends compute, replay it after an upgrade.
+
+    \b
+    deeplabzoo golden record --arch v3plus --output v3plus.golden
+    deeplabzoo golden check v3plus.golden --python paddle=/path/to/other/env/bin/python
+    deeplabzoo golden show v3plus.golden
+    """
+
+
+@command.command("record", short_help="Run a model and write the golden.")
+@architecture_options
+@click.option("--weights", help="Published weights by name, or a weights file; seeded lively weights by default.")
+@click.option(
+    "--backends",
+    type=BackendsType(),
+    default="torch,paddle,keras",
+    show_default=True,
+    help="Backends to record, with commas between.",
+)
+@click.option(
+    "--dtype",
+    "dtypes",
+    type=DtypesType(),
+    default="float64,float32",
+    show_default=True,
+    help="What they compute in, with commas between.",
+)
+@click.option(
+    "--size",
+    "sizes",
+    type=SIZE,
+    multiple=True,
+    help="Image size, repeatable; by default one odd size with all atrous taps live and one even size.",
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights, images and labels."
+)
+@click.option(
+    "--narrow",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Divide all channel counts by this, for a golden that is replayed in seconds.",
+)
+@click.option("--gradients/--no-gradients", default=True, show_default=True, help="Record gradients too.")
+@python_option
+@_bound_option
+@click.option("--output", type=PATH, required=True, metavar="FILE", help="The golden.")
+@force_option
+def record_command(
+    weights: str | None,
+    backends: tuple[str, ...],
+    dtypes: tuple[str, ...],
+    sizes: tuple[tuple[int, int], ...],
+    seed: int,
+    narrow: int,
+    gradients: bool,
+    pythons: dict[str, str],
+    bounds: tuple[tuple[Any, float], ...],
+    output: Path,
+    force: bool,
+    **words: Any,
+) -> None:
+    """Run a model in every backend and keep outputs on a grid, norms of gradients, digests and versions.
+
+    Weights are not kept, only their digest. A backend that fails, or is off the numpy referee, is an error.
+    """
+    one_thread_for_numpy()
+    from deeplabzoo.files import check_output
+    from deeplabzoo.models import canonical_model
+    from deeplabzoo.parity.golden import record, recorded_rows
+
+    check_output(output, force=force)
+    arch, options = spec_options(**words)
+    if weights is not None:
+        tell_assumed(canonical_model(arch, weights=weights, **options)[0])
+    steps = (1 + len(backends) * len(dtypes)) * (len(sizes) or 2) * (2 if gradients else 1)
+    with bar(steps, "record") as step:
+        golden = record(
+            arch,
+            backends=backends,
+            dtypes=dtypes,
+            weights=weights,
+            seed=seed,
+            narrow=narrow,
+            sizes=sizes or None,
+            gradients=gradients,
+            pythons=pythons,
+            bounds=dict(bounds),
+            progress=step,
+            **options,
+        )
+    golden.save(output, force=force)
+    _print_rows(recorded_rows(golden), replayed=False)
+    for line in dict.fromkeys(f"{one.name}: no gradients: {one.left_out}" for one in golden.records if one.left_out):
+        say(f"note: {line}")
+    say(f"{golden.model}: wrote {output}, {output.stat().st_size / 1000:.0f} kB")
+
+
+@command.command("check", short_help="Replay a golden and tell the drift.")
+@click.argument("file", metavar="GOLDEN", type=PATH)
+@click.option(
+    "--backends",
+    type=BackendsType(),
+    help="Backends to run, with commas between; by default the recorded ones. Others are judged against the recorded truth.",
+)
+@python_option
+@click.option("--weights", help="The weights that it was recorded with; not needed for seeded ones.")
+@device_option
+@_bound_option
+@json_option
+@click.pass_context
+def check_command(
+    ctx: click.Context,
+    /,
+    file: Path,
+    backends: tuple[str, ...] | None,
+    pythons: dict[str, str],
+    weights: str | None,
+    device: str,
+    bounds: tuple[tuple[Any, float], ...],
+    as_json: bool,
+) -> None:
+    """Replay a golden and print how far everybody is from what was recorded; exit 1 where that is too far.
+
+    On a GPU backends run in strict float32 and are judged against the recorded float64 truth.
+    """
+    one_thread_for_numpy()
+    from deeplabzoo.parity.drift import KINK
+    from deeplabzoo.parity.golden import check
+    from deeplabzoo.parity.golden_file import Golden
+
+    golden = Golden.load(file)
+    names = backends or golden.backends
+    dtypes = sum(1 if device == "gpu" else len(golden.dtypes(name)) for name in names)
+    steps = dtypes * len(golden.inputs) * (2 if golden.truth.gradients else 1)
+    with bar(steps, "check") as step:
+        drift = check(
+            golden,
+            backends=backends,
+            weights=weights,
+            device=device,
+            pythons=pythons,
+            bounds=dict(bounds),
+            progress=step,
+        )
+    if as_json:
+        print_json(drift.to_dict())
+    elif drift.rows:
+        _print_rows(drift.rows, replayed=True)
+    for change in drift.changes:
+        say(f"{change.what}: {change.then} -> {change.now}")
+    for name, reason in drift.left_out.items():
+        say(f"note: {name}: no gradients: {reason}")
+    for name, reason in drift.failures.items():
+        say(f"{name}: failed: {' '.join(reason.split())}")
+    bad = [row for row in drift.rows if not row.passed]
+    if bad and all(row.kink for row in bad):
+        say(f"note: {KINK}" + ("; float64 passed" if any(row.dtype == "float64" for row in drift.rows) else ""))
+    verdict = "passed" if drift.passed else "FAILED"
+    if drift.rows:
+        worst = max(drift.rows, key=lambda row: row.worst / row.bound)
+        drifted = "" if worst.drift is None else f"drift {worst.drift:.1e}, "
+        say(
+            f"{drift.model}, {drift.device}: nearest to its bound is {worst.side}, {worst.dtype}, {worst.case}, {worst.check}: "
+            f"{drifted}off the truth {worst.truth:.1e}, bound {worst.bound:g}: {verdict}"
+        )
+    else:
+        say(f"{drift.model}, {drift.device}: nobody could be judged: {verdict}")
+    if not drift.passed:
+        ctx.exit(1)
+
+
+@command.command("show", short_help="Print what a golden holds.")
+@click.argument("file", metavar="GOLDEN", type=PATH)
+@json_option
+def show_command(file: Path, as_json: bool) -> None:
+    """Print what a golden holds; nothing is run."""
+    from deeplabzoo.parity.golden import recorded_rows
+    from deeplabzoo.parity.golden_file import Golden
+
+    golden = Golden.load(file)
+    if as_json:
+        print_json(golden.to_dict())
+        return
+    facts = {
+        "model": golden.model,
+        "weights": f"{golden.weights}, SHA-256 {golden.weights_digest}",
+        "graph": f"SHA-256 {golden.graph_digest}",
+        "inputs": ", ".join(str(one.case) for one in golden.inputs) + f", seed {golden.seed}",
+        **golden.environment,
+        **{
+            f"{one.name}, {one.dtype}": ", ".join(f"{what} {version}" for what, version in one.versions.items())
+            + (f"; no gradients: {one.left_out}" if one.left_out else "")
+            for one in golden.records[1:]
+        },
+    }
+    print_table(facts.items(), ("golden", str(file)))
+    click.echo()
+    _print_rows(recorded_rows(golden), replayed=False)
+
+
+def _print_rows(rows: Iterable[DriftRow], *, replayed: bool) -> None:
+    told = {None: "-", True: "equal", False: "differ"}
+    print_table(
+        (
+            (
+                row.side,
+                row.dtype,
+                row.case,
+                row.name if row.check == "forward" else f"gradients, most {row.name}",
+                *(["-" if row.drift is None else f"{row.drift:.1e}"] if replayed else []),
+                f"{row.truth:.1e}",
+                *([told[row.bits]] if replayed else []),
+                told[row.labels],
+                *([f"{row.bound:g}", "ok" if row.passed else "OVER"] if replayed else []),
+            )
+            for row in rows
+        ),
+        (
+            *("backend", "dtype", "input", "output"),
+            *(["drift"] if replayed else []),
+            "off the truth",
+            *(["bits"] if replayed else []),
+            "labels",
+            *(["bound", "verdict"] if replayed else []),
+        ),
+    )

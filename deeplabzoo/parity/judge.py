@@ -1,0 +1,290 @@
+"""Comparisons: what every side answers to the same questions, judged against the referee and against one another.
+
+An `Exam` holds the questions: network, weights, images, labels. `answers_of_worker` and `answers_of_referee` answer
+it, `compare` judges.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deeplabzoo.backends.worker import Worker
+from deeplabzoo.core import reference
+from deeplabzoo.core import training as referee
+from deeplabzoo.core.graph import Graph
+from deeplabzoo.core.training import Training, loss_weights, seeded_labels
+from deeplabzoo.core.weights import Weights
+from deeplabzoo.errors import BackendError
+from deeplabzoo.parity.cases import REFEREE, Case, Progress, seeded_image
+from deeplabzoo.parity.compare import (
+    BOUNDS,
+    GRADIENT_BOUNDS,
+    TRAINING_BOUNDS,
+    error,
+    gradient_errors,
+    label_agreement,
+    training_errors,
+)
+from deeplabzoo.parity.report import Check, Row
+
+LOSS = "loss"
+"""Name of the loss among gradients and trained parameters."""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is asked of every side.
+
+    Attributes:
+        graph: the network.
+        weights: its canonical weights.
+        cases: inputs of the forward pass and the gradients.
+        images: of each case, N, C, H, W, float64.
+        checks: what is compared.
+        labels: of each case, int64 N, H, W of the output; for gradients.
+        training: settings of the training steps.
+        lesson: input of the training steps, with its image and labels; None without that check.
+        other: graph and weights that the workers run instead, to compare two models; None where they run the same.
+    """
+
+    graph: Graph
+    weights: Weights
+    cases: tuple[Case, ...]
+    images: tuple[np.ndarray, ...]
+    checks: tuple[Check, ...] = ("forward",)
+    labels: tuple[np.ndarray, ...] = ()
+    training: Training = field(default_factory=Training)
+    lesson: tuple[Case, np.ndarray, np.ndarray] | None = None
+    other: tuple[Graph, Weights] | None = None
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Training steps after which everything is compared: the first and the last."""
+        return tuple(sorted({1, self.training.steps}))
+
+
+@dataclass
+class Answers:
+    """What a side made of an exam; a check that it did not reach is empty.
+
+    Attributes:
+        outputs: by case, by the output's name, N, C, H, W.
+        gradients: by case, by the parameter's name, with `input` and `loss`.
+        trained: by step, by the parameter's name, with `loss` (of the forward pass before the step).
+    """
+
+    outputs: list[dict[str, np.ndarray]] = field(default_factory=list)
+    gradients: list[dict[str, np.ndarray]] = field(default_factory=list)
+    trained: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+
+
+def make_exam(
+    graph: Graph,
+    weights: Weights,
+    cases: Sequence[Case],
+    *,
+    checks: Sequence[Check] = ("forward",),
+    training: Training | None = None,
+    lesson: Case | None = None,
+    seed: int = 0,
+    photos: Mapping[Case, np.ndarray] | None = None,
+    other: tuple[Graph, Weights] | None = None,
+) -> Exam:
+    """The questions, with seeded images and labels.
+
+    Args:
+        graph: the network.
+        weights: its canonical weights.
+        cases: inputs of the forward pass and the gradients.
+        checks: what is compared.
+        training: settings of the training steps.
+        lesson: input of the training steps; the first case by default.
+        seed: of images and labels.
+        photos: images of those cases that are photos, preprocessed, 1, C, H, W.
+        other: graph and weights that the workers run instead.
+
+    Raises:
+        GraphError: the network returns no logits, and gradients or training steps were asked for.
+    """
+    steps = training or Training()
+    images = [
+        photos[case] if photos and case in photos else seeded_image(graph, case, seed, n)
+        for n, case in enumerate(cases)
+    ]
+    labels: list[np.ndarray] = []
+    if "gradients" in checks:
+        labels = [seeded_labels(graph, c.batch, c.height, c.width, seed + n) for n, c in enumerate(cases)]
+    taught = None
+    if "training" in checks:
+        case = lesson or cases[0]
+        size = (case.batch, case.height, case.width)
+        taught = (case, seeded_image(graph, case, seed, len(cases)), seeded_labels(graph, *size, seed + len(cases)))
+    if labels or taught:
+        loss_weights(graph, steps)
+    return Exam(graph, weights, tuple(cases), tuple(images), tuple(checks), tuple(labels), steps, taught, other)
+
+
+def answers_of_referee(exam: Exam, tell: Progress = lambda line: None) -> Answers:
+    """The truth, by numpy in float64."""
+    answers = Answers()
+    if "forward" in exam.checks:
+        for case, image in zip(exam.cases, exam.images, strict=True):
+            tell(f"{REFEREE}, {case}, forward")
+            answers.outputs.append(reference.forward(exam.graph, exam.weights, image))
+    for case, image, labels in zip(exam.cases, exam.images, exam.labels, strict=False):
+        tell(f"{REFEREE}, {case}, gradients")
+        loss, found, _ = referee.gradients(exam.graph, exam.weights, image, labels)
+        answers.gradients.append({LOSS: np.array(loss), **found})
+    if exam.lesson is not None:
+        case, image, labels = exam.lesson
+        for step, (loss, now) in enumerate(referee.train(exam.graph, exam.weights, image, labels, exam.training), 1):
+            tell(f"{REFEREE}, {case}, training step {step}")
+            if step in exam.kept:
+                answers.trained[step] = {LOSS: np.array(loss), **now}
+    return answers
+
+
+def answers_of_worker(
+    exam: Exam, worker: Worker, dtype: str, answers: Answers, tell: Progress = lambda line: None
+) -> None:
+    """Let a worker answer, in `dtype`, into `answers`, so that what was there before a failure is kept.
+
+    Raises:
+        BackendError, WorkerError: the worker can't, or died.
+    """
+    name = worker.backend.name
+    worker.load(*(exam.other or (exam.graph, exam.weights)), dtype=dtype)
+    if "forward" in exam.checks:
+        for case, image in zip(exam.cases, exam.images, strict=True):
+            tell(f"{name}, {case}, forward in {dtype}")
+            answers.outputs.append(worker.forward(image))
+    if not worker.backend.flags.GRADIENTS:
+        return
+    for case, image, labels in zip(exam.cases, exam.images, exam.labels, strict=False):
+        tell(f"{name}, {case}, gradients in {dtype}")
+        loss, found = worker.gradients(image, labels)
+        answers.gradients.append({LOSS: np.array(loss), **found})
+    if exam.lesson is not None:
+        case, image, labels = exam.lesson
+        steps = worker.train(image, labels, exam.training, exam.kept)
+        for step, (loss, now) in enumerate(steps, 1):
+            tell(f"{name}, {case}, training step {step} in {dtype}")
+            if step in exam.kept:
+                kept = {parameter: now[parameter] for parameter in exam.graph.parameters()}
+                answers.trained[step] = {LOSS: np.array(loss), **kept}
+
+
+def compare(
+    exam: Exam,
+    truth: Answers,
+    answers: Mapping[str, Answers],
+    *,
+    dtype: str = "float64",
+    bounds: Mapping[Check, float] | None = None,
+) -> Iterator[Row]:
+    """Every comparison: in float64 all pairs and each side with the referee, otherwise each side with the referee.
+
+    Args:
+        exam: what was asked.
+        truth: the referee's answers.
+        answers: of the others, by name.
+        dtype: what is judged.
+        bounds: largest errors by check, where they are not the usual ones of the dtype.
+    """
+    sides = {**answers, REFEREE: truth}
+    pairs = list(itertools.combinations(answers, 2)) if dtype == "float64" else []
+    pairs += [(name, REFEREE) for name in answers]
+    usual = usual_bounds(dtype, exam.checks)
+    for check in exam.checks:
+        bound = (bounds or {}).get(check, usual[check])
+        for first, second in pairs:
+            yield from _COMPARE[check](exam, (first, sides[first]), (second, sides[second]), bound)
+
+
+def usual_bounds(dtype: str, checks: Sequence[Check]) -> dict[Check, float]:
+    """Largest errors by check.
+
+    Raises:
+        BackendError: gradients or training steps in half precision, which have none.
+    """
+    tables: dict[Check, dict[str, float]] = {
+        "forward": BOUNDS,
+        "gradients": GRADIENT_BOUNDS,
+        "training": TRAINING_BOUNDS,
+    }
+    for check in checks:
+        if dtype not in tables[check]:
+            what = "training steps" if check == "training" else check
+            raise BackendError(
+                f"{what} are judged in {' or '.join(tables[check])}, not in {dtype}: take one of these, or the check "
+                "forward alone"
+            )
+    return {check: tables[check][dtype] for check in checks}
+
+
+def judge(
+    graph: Graph,
+    weights: Weights,
+    cases: Sequence[Case],
+    workers: Sequence[tuple[Worker, str]],
+    *,
+    dtype: str = "float64",
+    checks: Sequence[Check] = ("forward",),
+    training: Training | None = None,
+    lesson: Case | None = None,
+    seed: int = 0,
+) -> tuple[Row, ...]:
+    """Compare running workers, each with the dtype it computes in; a failure of a worker is raised.
+
+    Arguments as for `make_exam` and `compare`.
+    """
+    exam = make_exam(graph, weights, cases, checks=checks, training=training, lesson=lesson, seed=seed)
+    answers = {worker.backend.name: Answers() for worker, _ in workers}
+    for worker, own in workers:
+        answers_of_worker(exam, worker, own, answers[worker.backend.name])
+    return tuple(compare(exam, answers_of_referee(exam), answers, dtype=dtype))
+
+
+_Side = tuple[str, Answers]
+
+
+def _forward(exam: Exam, first: _Side, second: _Side, bound: float) -> Iterator[Row]:
+    for case, made, truth in zip(exam.cases, first[1].outputs, second[1].outputs, strict=False):
+        for name, values in made.items():
+            worst, labels = error(values, truth[name]), label_agreement(values, truth[name])
+            yield Row("forward", case, name, first[0], second[0], worst, bound, labels=labels)
+
+
+def _gradients(exam: Exam, first: _Side, second: _Side, bound: float) -> Iterator[Row]:
+    for case, made, truth in zip(exam.cases, first[1].gradients, second[1].gradients, strict=False):
+        for name, worst in _with_loss(gradient_errors, made, truth).items():
+            yield Row("gradients", case, name, first[0], second[0], worst, bound)
+
+
+def _training(exam: Exam, first: _Side, second: _Side, bound: float) -> Iterator[Row]:
+    if exam.lesson is None:
+        return
+    for step in sorted(first[1].trained.keys() & second[1].trained.keys()):
+        for name, worst in _with_loss(training_errors, first[1].trained[step], second[1].trained[step]).items():
+            yield Row("training", exam.lesson[0], name, first[0], second[0], worst, bound, step=step)
+
+
+_COMPARE: dict[Check, Callable[[Exam, _Side, _Side, float], Iterator[Row]]] = {
+    "forward": _forward,
+    "gradients": _gradients,
+    "training": _training,
+}
+
+
+def _with_loss(
+    errors: Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], dict[str, float]],
+    made: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+) -> dict[str, float]:
+    """The loss is a number of its own scale; everything else is judged together."""
+    ours, theirs = ({name: value for name, value in side.items() if name != LOSS} for side in (made, truth))
+    return {LOSS: error(made[LOSS], truth[LOSS]), **errors(ours, theirs)}

@@ -1,0 +1,337 @@
+"""A parity run: workers side by side, the referee, every comparison, one report."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deeplabzoo._version import __version__
+from deeplabzoo.backends import Backend, resolve
+from deeplabzoo.backends.worker import TIME_LIMIT, Worker
+from deeplabzoo.core.spec import ArchSpec
+from deeplabzoo.core.training import Training
+from deeplabzoo.errors import BackendError, DeepLabZooError, GraphError, unknown
+from deeplabzoo.models import DTYPES, WeightsLike, check_runtime
+from deeplabzoo.parity.blame import blamed_parameter
+from deeplabzoo.parity.cases import REFEREE, Progress, Subject, case_of, default_cases, subject, weights_digest
+from deeplabzoo.parity.judge import Answers, Exam, answers_of_referee, answers_of_worker, compare, make_exam
+from deeplabzoo.parity.photos import photo_case, pictures
+from deeplabzoo.parity.report import CHECKS, Check, Report, Row, Side
+from deeplabzoo.parity.trace import Trace, trace_sides
+
+LESSON_BATCH = 4
+"""Images of a training step: of two, image pooling leaves batch norm two values a channel, whose sign alone it keeps."""
+
+_NO_GRADIENTS = "an exported model has no gradients"
+
+
+def parity(
+    arch: str | ArchSpec | None = None,
+    *,
+    backends: Sequence[str] = ("torch", "paddle", "keras"),
+    dtype: str = "float64",
+    device: str = "cpu",
+    weights: WeightsLike | None = None,
+    seed: int = 0,
+    sizes: Iterable[tuple[int, int]] | None = None,
+    images: Sequence[str | Path] = (),
+    checks: Sequence[Check] = ("forward",),
+    training: Training | None = None,
+    bound: float | None = None,
+    bounds: Mapping[Check, float] | None = None,
+    narrow: int = 1,
+    small_rates: bool = False,
+    trace: bool = False,
+    against: WeightsLike | None = None,
+    pythons: Mapping[str, str] | None = None,
+    time_limit: float = TIME_LIMIT,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Report:
+    """Judge whether a model computes the same in every backend.
+
+    In float64 every pair of backends is compared, and each backend with a numpy referee written from the op docstrings.
+    In lower precision each backend is judged against the referee's float64 truth. With `device="gpu"` the backends that
+    have a GPU here run on it in strict float32; the others, and those that lack the dtype, take part with their float64
+    outputs on the CPU. A backend that dies or hangs is reported in one line; the results of the others are kept.
+
+    Args:
+        arch: as for `build`.
+        backends: at least one; two for a pair.
+        dtype: `float64`, `float32`, `float16` or `bfloat16`.
+        device: `cpu` or `gpu`.
+        weights: real weights; seeded ones with lively statistics by default.
+        seed: of weights, images and labels.
+        sizes: heights and widths; by default an odd size at which all taps of all atrous kernels are live and an even
+            one, neither square. The batch is 2. With `images` and no sizes, the photos alone.
+        images: files of photos, judged after the preprocessing of the weights.
+        checks: any of `forward`, `gradients` (evaluation mode) and `training` (steps of SGD on four images of the
+            first size).
+        training: settings of the training steps; ten of them by default.
+        bound: largest allowed error of the forward pass; 1e-11 in float64, 2e-5 in float32, see `parity.compare`.
+        bounds: the same by check.
+        narrow: divide all channel counts by this, to judge the wiring of a large model in seconds; seeded weights only.
+        small_rates: take 1, 2, 3, ... for the rates of the branches, so that small images keep every tap live; seeded
+            weights only.
+        trace: also compare every node's value on the first input, and name the first to blame.
+        against: weights of another model of the same nodes, which the backends run, while the referee runs the first.
+        pythons: Python interpreters of other environments, by backend.
+        time_limit: seconds that a single call of a backend may take.
+        progress: called with a line before each longer step.
+        **options: as for `spec`.
+
+    Raises:
+        BackendError: a backend is not installed here, or nobody has a GPU.
+        SpecError, GraphError, WeightsError, ImageError: a wrong model, a size it can't take, a photo that is none.
+    """
+    tell = progress or (lambda line: None)
+    chosen = _backends(backends, pythons or {}, dtype, device)
+    limits = _limits(bound, bounds or {}, checks)
+    it = subject(arch, weights=weights, seed=seed, narrow=narrow, small_rates=small_rates, **options)
+    given = None if sizes is None else [case_of(it.graph, 2, *size) for size in sizes]
+    cases = default_cases(it.spec) if given is None and not images else given or []
+    photos = dict(photo_case(it, Path(file)) for file in images)
+    cases += list(photos)
+    if not cases:
+        raise GraphError("no image size was given: expected at least one")
+    first = cases[0]
+    theirs = None if against is None else subject(weights=against)
+    exam = make_exam(
+        it.graph,
+        it.weights,
+        cases,
+        checks=checks,
+        training=training,
+        lesson=case_of(it.graph, LESSON_BATCH, first.height, first.width) if "training" in checks else None,
+        seed=seed,
+        photos=photos,
+        other=None if theirs is None else (theirs.graph, theirs.weights),
+    )
+    with _Team(chosen, dtype, device, pythons or {}, time_limit) as team:
+        truths = team.answer(exam, tell)
+        team.check_device()
+        answers = {player.name: player.answers for player in team.players}
+        rows = tuple(compare(exam, truths, answers, dtype=dtype, bounds=limits))
+        found = _trace(it, exam, team, dtype, limits.get("forward"), tell) if trace else None
+        return Report(
+            it.title if theirs is None else f"{theirs.title}, against {it.title}",
+            it.spec.to_dict(),
+            it.graph.digest(),
+            weights_digest(it.graph, it.weights),
+            it.source,
+            dtype,
+            device,
+            tuple(checks),
+            tuple(player.side(checks) for player in team.players),
+            rows,
+            tuple(_blamed(it, rows, list(answers))),
+            found,
+            tuple(pictures(exam, truths, answers)),
+            environment(),
+        )
+
+
+def environment() -> dict[str, str]:
+    """What this process runs on: machine, system, Python, numpy, this package."""
+    return {
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "deeplabzoo": __version__,
+    }
+
+
+class _Player:
+    """A worker with what it has answered so far."""
+
+    def __init__(self, backend: Backend, dtype: str, device: str, python: str | None, time_limit: float) -> None:
+        self.backend, self.asked, self.device = backend, (dtype, device), device
+        self.python, self.time_limit = python, time_limit
+        self.dtype = dtype if dtype in backend.flags.DTYPES else "float64"
+        self.answers = Answers()
+        self.failure: str | None = None
+        self.no_device: BackendError | None = None
+        self.worker = self._start(device if dtype == self.dtype else "cpu")
+
+    @property
+    def name(self) -> str:
+        """In tables: with dtype and device where they are not those asked for."""
+        own = (self.dtype, self.device)
+        return self.backend.name if own == self.asked else f"{self.backend.name} ({self.dtype}, {self.device})"
+
+    def _start(self, device: str) -> Worker:
+        self.device = device
+        return Worker(self.backend.name, device=device, python=self.python, time_limit=self.time_limit, wait=False)
+
+    def answer(self, exam: Exam, tell: Progress) -> None:
+        """Answer what it can; a failure ends it."""
+        with self.failing():
+            self.ready()
+            answers_of_worker(exam, self.worker, self.dtype, self.answers, tell)
+
+    def ready(self) -> None:
+        """Wait for the worker; without a GPU it starts again on the CPU, in float64."""
+        try:
+            self.worker.ready()
+        except BackendError as error:
+            if self.device == "cpu":
+                raise
+            self.no_device = error
+            self.worker.close()
+            self.dtype, self.worker = "float64", self._start("cpu")
+            self.worker.ready()
+
+    @contextlib.contextmanager
+    def failing(self) -> Any:
+        """What is wrong with this one is noted, and the others go on."""
+        try:
+            yield
+        except DeepLabZooError as error:
+            self.failure = str(error)
+            self.worker.close()
+
+    def side(self, checks: Sequence[Check]) -> Side:
+        """What the report says of it."""
+        alive = self.worker.answered
+        lacks = () if self.backend.flags.GRADIENTS else ("gradients", "training")
+        return Side(
+            self.name,
+            self.dtype,
+            self.device,
+            self.worker.device_name if alive else "",
+            self.worker.versions if alive else {},
+            dict(self.worker.seconds),
+            self.failure,
+            {check: _NO_GRADIENTS for check in checks if check in lacks},
+        )
+
+
+class _Team:
+    """All players, started side by side; a context that ends their workers."""
+
+    def __init__(
+        self, chosen: Sequence[Backend], dtype: str, device: str, pythons: Mapping[str, str], time_limit: float
+    ) -> None:
+        self.players: list[_Player] = []
+        try:
+            for backend in chosen:
+                self.players.append(_Player(backend, dtype, device, pythons.get(backend.name), time_limit))
+        except BaseException:
+            self.close()
+            raise
+
+    def answer(self, exam: Exam, tell: Progress) -> Answers:
+        """Let all players answer, one after another so that one network is in memory at a time; the referee's answers.
+
+        The referee works meanwhile, while frameworks are still being imported.
+        """
+        stopped = threading.Event()
+
+        def tell_referee(line: str) -> None:
+            if stopped.is_set():
+                raise CancelledError
+            tell(line)
+
+        with ThreadPoolExecutor(1) as pool:
+            truth = pool.submit(answers_of_referee, exam, tell_referee)
+            try:
+                for player in self.players:
+                    player.answer(exam, tell)
+                return truth.result()
+            except BaseException:  # of Ctrl-C too: nobody should wait for what nobody wants
+                stopped.set()
+                raise
+
+    def check_device(self) -> None:
+        """`BackendError` where a GPU was asked for and nobody has one."""
+        lacking = [player.no_device for player in self.players if player.no_device is not None]
+        if lacking and len(lacking) == len(self.players):
+            names = ", ".join(player.backend.name for player in self.players)
+            raise BackendError(f"device gpu: none of {names} has a GPU here; use --device cpu")
+
+    def close(self) -> None:
+        """End all workers."""
+        for player in self.players:
+            player.worker.close()
+
+    def __enter__(self) -> _Team:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+
+def _trace(it: Subject, exam: Exam, team: _Team, dtype: str, bound: float | None, tell: Progress) -> Trace:
+    """Every node on the first input, by all who are still there; they load again, because training moves weights."""
+    sides, versions = {}, {}
+    for player in team.players:
+        if player.failure is None:
+            with player.failing():
+                player.worker.load(*(exam.other or (exam.graph, exam.weights)), dtype=player.dtype)
+                sides[player.name] = player.worker.trace(exam.images[0])
+                versions[player.name] = dict(player.worker.versions)
+    found = trace_sides(
+        exam.graph,
+        exam.weights,
+        (exam.cases[0], exam.images[0]),
+        sides,
+        dtype=dtype,
+        run=None if exam.other is None else exam.other[0],
+        title=it.title,
+        bound=bound,
+        versions=versions,
+        progress=tell,
+    )
+    for player in team.players:
+        player.failure = found.failures.get(player.name, player.failure)
+    return found
+
+
+def _blamed(it: Subject, rows: Sequence[Row], sides: Sequence[str]) -> Iterator[Row]:
+    for check in CHECKS[1:]:
+        for side in sides:
+            if (row := blamed_parameter(it.graph, rows, check, side, REFEREE)) is not None:
+                yield row
+
+
+def _backends(names: Sequence[str], pythons: Mapping[str, str], dtype: str, device: str) -> list[Backend]:
+    if dtype not in DTYPES:
+        raise BackendError(unknown("dtype", dtype, DTYPES))
+    if device == "gpu" and dtype == "float64":
+        raise BackendError("device gpu is judged in strict float32 against the float64 truth: use --dtype float32")
+    chosen = list(dict.fromkeys(resolve(name) for name in names))
+    if not chosen:
+        raise BackendError("no backend was named: expected at least one")
+    elsewhere = {resolve(name).name for name in pythons}
+    if strange := elsewhere - {backend.name for backend in chosen}:
+        raise BackendError(
+            f"an interpreter was given for {', '.join(sorted(strange))}, which takes no part: expected one of "
+            + ", ".join(backend.name for backend in chosen)
+        )
+    for backend in chosen:
+        if backend.name not in elsewhere:
+            check_runtime(backend, dtype, device)
+    return chosen
+
+
+def _limits(bound: float | None, bounds: Mapping[Check, float], checks: Sequence[Check]) -> dict[Check, float]:
+    for check in (*checks, *bounds):
+        if check not in CHECKS:
+            raise BackendError(unknown("check", check, CHECKS))
+    if not checks:
+        raise BackendError(f"no check was named: expected any of {', '.join(CHECKS)}")
+    limits = dict(bounds)
+    if bound is not None:
+        limits["forward"] = bound
+    for check, value in limits.items():
+        if not 0 < value < float("inf"):
+            raise BackendError(f"bound = {value!r} for {check}: expected a finite number above 0")
+    return limits
