@@ -25,6 +25,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	@command -v c++ >/dev/null || { echo "the CRF library compiles from source and needs a C++ compiler; on Debian: apt-get install g++ python3-dev"; exit 1; }
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get install -y -qq chromium >/dev/null; } \
+		|| echo "the report's page is tested in Chromium, those tests are skipped without; on Debian: apt-get install chromium"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[crf,test,dev]'
 	@touch $@
 
@@ -51,11 +54,12 @@ format: $(VENV)/installed-test ## Bring the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-benchmarks: $(VENV)/installed-test ## Measure conversion, inspection, start-up and ways to show a photo; prints tables
+benchmarks: $(VENV)/installed-test ## Measure conversion, inspection, start-up, ways to show a photo and a parity run; prints tables
 	$(BIN)/python benchmarks/conversion.py
 	$(BIN)/python benchmarks/inspection.py
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/parity.py
 
 benchmarks-graph: $(VENV)/installed-test ## Compare conversion with the way through ONNX (three further environments)
 	$(BIN)/python benchmarks/graph_route.py
