@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -76,10 +77,6 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
         OutputError: a name, a type or the metadata can't be stored.
     """
     header: dict[str, Any] = {}
-    if metadata:
-        if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
-            raise OutputError("metadata of safetensors must be text -> text; turn other values into text first")
-        header[_METADATA] = dict(metadata)
     sizes = {name: _plan(name, value) for name, value in tensors.items()}
     offset = 0
     for name in sorted(sizes, key=lambda name: -_dtypes.ITEMSIZE[sizes[name][0]]):
@@ -87,19 +84,43 @@ def write(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] 
         end = offset + math.prod(shape) * _dtypes.ITEMSIZE[dtype]
         header[name] = {"dtype": _BY_NAME[dtype], "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
+    start = _start(metadata or {}, header)
+    with path.open("wb") as file:
+        file.write(start)
+        for name in header:
+            array = _dtypes.contiguous(name, tensors[name], _BY_NAME, NAME)
+            if (array.dtype.name, array.shape) != sizes[name]:
+                raise OutputError(f"tensor {shown(name)!r} changed between two looks at it")
+            file.write(_dtypes.raw(array))
+
+
+def write_with_metadata(source: Path, target: Path, metadata: Mapping[str, str]) -> None:
+    """Copy a safetensors file with other metadata, its tensors byte for byte in their order.
+
+    Raises:
+        FormatError: the source is damaged.
+        OutputError: the metadata can't be stored.
+    """
+    read(source)  # believes nothing, and says what is wrong
+    with source.open("rb") as old, target.open("wb") as new:
+        (length,) = struct.unpack("<Q", old.read(8))
+        header = _parse(old.read(length))
+        header.pop(_METADATA, None)
+        new.write(_start(metadata, header))
+        shutil.copyfileobj(old, new)
+
+
+def _start(metadata: Mapping[str, str], tensors: Mapping[str, Any]) -> bytes:
+    """Length and header, padded so that the tensors begin at a multiple of eight."""
+    if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+        raise OutputError("metadata of safetensors must be text -> text; turn other values into text first")
+    header = {**({_METADATA: dict(metadata)} if metadata else {}), **tensors}
     # Names are text of any kind; ASCII escapes keep lone surrogates out of the UTF-8.
     encoded = json.dumps(header, separators=(",", ":")).encode("ascii")
     encoded += b" " * (-len(encoded) % 8)
     if len(encoded) > _HEADER_LIMIT:
         raise OutputError(f"the header takes {len(encoded)} bytes; the limit is {_HEADER_LIMIT}")
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(encoded)) + encoded)
-        for name in header:
-            if name != _METADATA:
-                array = _dtypes.contiguous(name, tensors[name], _BY_NAME, NAME)
-                if (array.dtype.name, array.shape) != sizes[name]:
-                    raise OutputError(f"tensor {shown(name)!r} changed between two looks at it")
-                file.write(_dtypes.raw(array))
+    return struct.pack("<Q", len(encoded)) + encoded
 
 
 def _plan(name: str, value: Array) -> tuple[str, tuple[int, ...]]:
