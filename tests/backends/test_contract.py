@@ -19,6 +19,8 @@ FUNCTIONS = {
     "run": {"configure", "device_name", "devices", "forward"},
     "weights": {"load_weights", "read_weights"},
 }
+TRAIN = {"gradients", "train"}
+"""Functions of `train`, which those have that can."""
 MORE_ARGUMENTS = {("keras", "make_layer"): ["name", "dtype"], ("onnx", "make_layer"): ["name", "inputs", "dtype"]}
 """A Keras layer takes its name and its float type when it is made, nodes of ONNX the names of their inputs too."""
 
@@ -48,7 +50,16 @@ def test_folders_are_the_backends():
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_same_modules(folder):
     found = {p.stem for p in (HOME / folder).glob("*.py")}
-    assert {name for name in found if not name.startswith("_") or name == "__init__"} == MODULES
+    learns = {"train"} if Backend(folder, folder).flags.GRADIENTS else set()
+    assert {name for name in found if not name.startswith("_") or name == "__init__"} == MODULES | learns
+
+
+@pytest.mark.parametrize("folder", [folder for folder in FOLDERS if Backend(folder, folder).flags.GRADIENTS])
+def test_same_training(folder):
+    made, model = functions(folder, "train"), functions("torch", "train")
+    assert set(made) == set(model) == TRAIN
+    for name in TRAIN:
+        assert [a.arg for a in made[name].args.args] == [a.arg for a in model[name].args.args], name
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
