@@ -9,8 +9,10 @@ export DEEPLABZOO_DATA
 FUZZ_RUNS ?= 10000
 # Processes of the suite; each case starts workers of its own, so more than two want more memory than 16 GB.
 JOBS ?= 2
+# Of the GPU suite and its benchmark.
+DEVICE ?= gpu
 
-.PHONY: help setup demo test test-all test-gpu lint format benchmarks benchmarks-graph presets clean goldens fuzz
+.PHONY: help setup demo test test-all test-gpu lint format benchmarks benchmarks-gpu benchmarks-graph presets clean goldens fuzz
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -42,8 +44,8 @@ test: $(VENV)/installed-test ## Run the suite (JOBS processes)
 test-all: $(VENV)/installed-test ## Run the suite with the heavy cases
 	$(BIN)/python -m pytest -m "not gpu" -n $(JOBS) --dist loadfile
 
-test-gpu: ## Run the GPU suite with PYTHON as it is (it needs pytest and numpy); installs nothing
-	PYTHONPATH=. $(PYTHON) -m pytest -c tests/gpu/pytest.ini --rootdir . -p no:cacheprovider tests/gpu
+test-gpu: ## Run the GPU suite with PYTHON as it is (it needs pytest and numpy); installs nothing; DEVICE=cpu proves the path
+	DEEPLABZOO_TEST_DEVICE=$(DEVICE) PYTHONPATH=. $(PYTHON) -m pytest -c tests/gpu/pytest.ini --rootdir . -p no:cacheprovider tests/gpu
 
 lint: $(VENV)/installed-test ## Check style and types
 	$(BIN)/ruff check .
@@ -60,6 +62,9 @@ benchmarks: $(VENV)/installed-test ## Measure conversion, inspection, start-up, 
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/parity.py
+
+benchmarks-gpu: ## Measure errors and images a second on DEVICE with PYTHON as it is; installs nothing
+	PYTHONPATH=. $(PYTHON) benchmarks/gpu.py --device $(DEVICE)
 
 benchmarks-graph: $(VENV)/installed-test ## Compare conversion with the way through ONNX (three further environments)
 	$(BIN)/python benchmarks/graph_route.py

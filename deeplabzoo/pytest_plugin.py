@@ -5,7 +5,6 @@ pytest loads it in every suite of an environment that has this package, so it im
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,22 +37,40 @@ def pytest_configure(config: pytest.Config) -> None:
 def parity(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """`deeplabzoo.testing.assert_parity` with the backends and interpreters of the command line or the configuration.
 
-    What a test says itself goes before both.
+    What a test says itself goes before both. A live model has a framework and a process of its own.
     """
     from deeplabzoo.testing import assert_parity
+    from deeplabzoo.weights_converter.native import is_native
 
     config = request.config
     named = config.getoption("--deeplabzoo-backends")
     backends = config.getini("deeplabzoo_backends") if named is None else [n.strip() for n in named.split(",")]
-    return functools.partial(assert_parity, backends=backends or None, pythons=_pythons(config) or None)
+    usual = {"backends": backends or None, "pythons": _pythons(config) or None}
+
+    def judge(model: Any, **options: Any) -> Any:
+        __tracebackhide__ = True
+        return assert_parity(model, **options if is_native(model) else {**usual, **options})
+
+    return judge
 
 
 def _pythons(config: pytest.Config) -> dict[str, str]:
-    """Interpreters by backend; `UsageError` for what is none."""
-    pythons = {}
-    for pair in (*config.getini("deeplabzoo_python"), *config.getoption("--deeplabzoo-python")):
-        name, _, path = pair.partition("=")
-        if not name or not path:
-            raise pytest.UsageError(f"{pair!r}: expected NAME=PATH, such as paddle=/opt/paddle/bin/python")
-        pythons[name] = path
+    """Interpreters by full name of the backend, those of the command line first; `UsageError` for what is none."""
+    pythons: dict[str, str] = {}
+    for pairs in (config.getini("deeplabzoo_python"), config.getoption("--deeplabzoo-python")):
+        given: dict[str, str] = {}
+        for pair in pairs:
+            name, _, path = pair.partition("=")
+            if not name or not path:
+                raise pytest.UsageError(f"{pair!r}: expected NAME=PATH, such as paddle=/opt/paddle/bin/python")
+            if given.setdefault(name, path) != path:
+                raise pytest.UsageError(f"{name} was given two interpreters, {given[name]} and {path}: give one")
+        if given:
+            from deeplabzoo.backends import by_full_name
+            from deeplabzoo.errors import BackendError
+
+            try:
+                pythons.update(by_full_name(given))
+            except BackendError as error:
+                raise pytest.UsageError(str(error)) from None
     return pythons

@@ -13,17 +13,19 @@ With pytest installed the fixture `parity` is the same function with the command
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tabulate import tabulate
 
-from deeplabzoo.backends import default_backend, resolve
+from deeplabzoo.backends import by_full_name, default_backend, resolve
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.spec import ARCHITECTURES, ArchSpec
-from deeplabzoo.errors import BackendError, near_match
+from deeplabzoo.errors import BackendError, FormatError, near_match, unknown
 from deeplabzoo.models import WeightsLike
 from deeplabzoo.parity.blame import blamed_parameter
 from deeplabzoo.parity.cases import REFEREE
@@ -64,7 +66,8 @@ def assert_parity(
     Args:
         model: name of an architecture or a preset, a spec, a weights file, name of published weights, canonical arrays
             or model, or a live model.
-        backends: by default every one of PyTorch, Paddle and Keras that is installed; a live model has its own.
+        backends: by default every one of PyTorch, Paddle and Keras that is installed; none for a live model, which has
+            its own.
         against: for files, other weights of the same network; for a live model the spec, the preset or the weights to
             judge it against.
         checks: any of `forward`, `gradients` and `training`; a live model is judged forward.
@@ -83,15 +86,23 @@ def assert_parity(
         DeepLabZooError: the question can't be asked, as for `deeplabzoo.parity` and `trace_model`.
     """
     __tracebackhide__ = True
+    if model is None:
+        raise FormatError("model = None: expected an architecture, a preset, a spec, weights or a live model")
+    sizes = None if sizes is None else _pairs(sizes)
     if is_native(model):
+        if backends is not None or pythons:
+            raise BackendError(
+                "a live model runs in its own framework and in this process: leave backends and pythons out, or give "
+                "its weights file instead"
+            )
         if tuple(checks) != ("forward",):
             raise BackendError(
                 f"checks = {tuple(checks)}: a live model is judged forward; give its weights file instead"
             )
         return _assert_live(model, against, dtype, sizes, {"bound": bound, "seed": seed, **options})
-    chosen = _installed(pythons or {}) if backends is None else list(backends)
+    pythons = by_full_name(pythons)
+    chosen = _installed(pythons) if backends is None else [resolve(name).name for name in backends]
     question = {**_question(model), "seed": seed, "pythons": pythons, "against": against, **options}
-    sizes = None if sizes is None else list(sizes)
     report = parity(
         backends=chosen, dtype=dtype or "float64", sizes=sizes, checks=tuple(checks), bound=bound, **question
     )
@@ -106,10 +117,10 @@ def assert_parity(
         size = (wrong[0].case.height, wrong[0].case.width)
         off = [row.first for row in wrong if row.second == REFEREE]
         # A side is called as its backend, perhaps with more behind it.
-        guilty = [name for name in chosen if any(side.startswith(resolve(name).name) for side in off)] or chosen
+        guilty = [name for name in chosen if any(side.startswith(name) for side in off)] or chosen
         traced = parity(
             backends=guilty, dtype=report.dtype, sizes=[size], bound=bound, trace=True,
-            **{**question, "pythons": {name: path for name, path in (pythons or {}).items() if name in guilty}},
+            **{**question, "pythons": {name: path for name, path in pythons.items() if name in guilty}},
         )  # fmt: skip
         lines += [] if traced.trace is None else traced.trace.lines()
     raise AssertionError("\n".join(lines))
@@ -140,6 +151,8 @@ def assert_golden(
     from deeplabzoo.parity.golden import check
     from deeplabzoo.parity.golden_file import Golden
 
+    if not isinstance(golden, str | Path | Golden):
+        raise FormatError(f"golden = {golden!r}: expected the file of a golden, or what Golden.load read from it")
     read = Golden.load(golden) if isinstance(golden, str | Path) else golden
     drift = check(read, backends=backends, weights=weights, pythons=pythons, **options)
     if drift.passed:
@@ -169,6 +182,10 @@ def _assert_live(
     __tracebackhide__ = True
     from deeplabzoo.parity.own_model import trace_model
 
+    known = [name for name in inspect.signature(trace_model).parameters if name not in ("model", "size")]
+    for name in options:
+        if name not in known:
+            raise BackendError(unknown("option of a live model", name, [*known, "against", "dtype", "sizes"]))
     named = isinstance(against, ArchSpec) or (isinstance(against, str) and "arch" in _question(against))
     if against is not None:
         options["spec" if named else "weights"] = against
@@ -185,6 +202,14 @@ def _assert_live(
     return found
 
 
+def _pairs(sizes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    pairs = list(sizes) if isinstance(sizes, Iterable) else [sizes]
+    for size in pairs:
+        if not isinstance(size, Sequence) or len(size) != 2 or not all(isinstance(side, Integral) for side in size):
+            raise BackendError(f"size {size!r}: expected height and width of each, such as sizes=[(65, 65)]")
+    return pairs
+
+
 def _question(model: Any) -> dict[str, Any]:
     """What to judge in the words of `parity`: a network, or weights."""
     names = [*ARCHITECTURES, *PRESETS]
@@ -196,7 +221,7 @@ def _question(model: Any) -> dict[str, Any]:
 
 
 def _installed(pythons: Mapping[str, str]) -> list[str]:
-    found = [name for name in ("torch", "paddle", "keras") if not resolve(name).missing()]
+    found = [backend.name for backend in map(resolve, ("torch", "paddle", "keras")) if not backend.missing()]
     return list(dict.fromkeys((*found, *pythons))) or [default_backend().name]
 
 

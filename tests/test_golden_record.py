@@ -348,6 +348,11 @@ def test_wrong_words():
         BackendError, match="an interpreter was given for torch, which takes no part: expected one of onnx"
     ):
         record(SPEC, backends=["onnx"], pythons={"torch": sys.executable})
+    with pytest.raises(BackendError, match="keras/tensorflow was given two interpreters"):
+        record(SPEC, backends=["keras"], pythons={"keras": "/a", "keras/tensorflow": "/b"})
+    for seed in (2**63, -1):
+        with pytest.raises(BackendError, match=f"seed = {seed}: expected a whole number from 0 to {2**63 - 1}"):
+            record(SPEC, backends=["onnx"], seed=seed)
     with pytest.raises(GraphError, match="17 inputs: a golden holds 1 to 16"):
         record(SPEC, backends=["onnx"], sizes=[SIZE] * 17)
 
@@ -387,6 +392,22 @@ def test_another_interpreter(small, tmp_path):
     assert last.endswith("nobody could be judged: FAILED")
 
 
+def test_an_interpreter_by_the_short_name(small, monkeypatch):
+    """`keras` names the interpreter of `keras/tensorflow`."""
+    started = {}
+
+    def start(name, *, device="cpu", python=None):
+        started[name] = python
+        raise BackendError("enough")
+
+    monkeypatch.setattr(goldens, "Worker", start)
+    check(small[0], backends=["keras"], pythons={"keras": "/other/python"})
+    assert started == {"keras/tensorflow": "/other/python"}
+    with pytest.raises(BackendError, match="enough"):
+        record(SPEC, backends=["keras/tensorflow"], sizes=[SIZE], gradients=False, pythons={"keras": "/third/python"})
+    assert started == {"keras/tensorflow": "/third/python"}
+
+
 def test_wrong_interpreters(small, tmp_path):
     (tmp_path / "text").write_text("no program")
     common = ("golden", "check", small[1], "--python")
@@ -415,6 +436,8 @@ def test_commands(tmp_path):
     fails(*words, code=1, match="exists; give another name, or --force")
     fails("golden", "record", "--backends", ",", "--output", "x", code=2, match="names none")
     fails("golden", "record", "--backends", "onxn", "--output", "x", code=2, match="did you mean 'onnx'")
+    fails(*words, "--force", "--seed", 2**63, code=2, match="--seed")
+    fails("golden", "check", path, "--bound", "training=1", code=2, match="a golden has no training steps")
     fails(*words, "--force", "--dtype", "f8", code=1, match="unknown dtype 'f8'")
     result = call("golden", "check", path)
     row = result.stdout.splitlines()[2].split()

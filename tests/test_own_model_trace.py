@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import python
 
 import deeplabzoo as dz
 from deeplabzoo.core.architectures import build_graph
@@ -41,6 +42,7 @@ def said(framework, requested):
 
 BLAMED = {
     ("torch", "dilation"): ("aspp.branch2.conv", "classifier.0.convs.2.0, Conv2d"),
+    ("torch", "half with a rate"): ("aspp.branch2.conv", "classifier.0.convs.2.0, Conv2d"),
     ("torch", "epsilon"): ("backbone.stage3.block2.bn2", "backbone.layer3.1.bn2, BatchNorm2d"),
     ("torch", "float32 epsilon"): ("backbone.stage3.block2.bn2", "backbone.layer3.1.bn2, BatchNorm2d"),
     ("torch", "bias"): ("aspp.branch1.conv", "classifier.0.convs.1.0, Conv2d"),
@@ -96,6 +98,7 @@ def test_the_blame(framework, fault, requested):
     ("framework", "way", "largest"),
     [
         ("torch", "right", 1e-13), ("torch", "float32", 1e-5), ("torch", "wrapped", 1e-13),
+        ("torch", "half", 1e-2),
         ("torch", "in a training module", 1e-13), ("torch", "twice", 1e-13), ("torch", "ours", 1e-13),
         # Paddle's and TensorFlow's own resizes work in float32.
         ("paddle", "right", 1e-5), ("paddle", "wrapped", 1e-5), ("paddle", "scores alone", 1e-5),
@@ -193,6 +196,80 @@ def test_what_can_not_be_traced(case, text, requested):
     assert "\n" not in message
 
 
+RETURNS = """
+import collections, json, types
+import torch
+import deeplabzoo as dz
+from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.core.weights import seeded_weights
+from deeplabzoo.backends.torch.build import build
+from deeplabzoo.parity.own_model import trace_model
+
+spec = dz.spec("v3plus", backbone="mobilenet_v2", rates=(1, 2, 3)).narrowed(8)
+graph = build_graph(spec)
+model = build(graph, dtype="float64")
+weights = seeded_weights(graph, 0, statistics="lively")
+model.load_state_dict({name: torch.from_numpy(array).double() for name, array in weights.items()}, strict=False)
+
+def attempt(returned, factor=1, **options):
+    def hook(module, inputs, output):
+        scores = output["out"] if isinstance(output, dict) else output
+        return returned(scores * factor)
+    handle = model.register_forward_hook(hook)
+    try:
+        found = trace_model(model, spec=spec, size=(49, 65), **options)
+        return [found.passed, list(found.outputs)]
+    except dz.DeepLabZooError as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        handle.remove()
+
+Pair = collections.namedtuple("Pair", "loss logits")
+ways = {
+    "itself": lambda x: x,
+    "object": lambda x: types.SimpleNamespace(logits=x),
+    "object with out": lambda x: types.SimpleNamespace(out=x),
+    "none first": lambda x: {"loss": None, "logits": x},
+    "number first": lambda x: {"loss": x.mean(), "scores": x},
+    "named tuple": lambda x: Pair(None, x),
+    "aux alone": lambda x: {"aux": x},
+    "nothing": lambda x: {},
+    "strange object": lambda x: types.SimpleNamespace(prediction=x),
+    "none in a tuple": lambda x: (None, x),
+}
+right = {name: attempt(way) for name, way in ways.items()}
+wrong = {name: attempt(way, 1.001) for name, way in ways.items()}
+bounds = [attempt(ways["itself"], bound=float(bound)) for bound in ("inf", "nan", "-1", "0")]
+try:
+    trace_model(torch.nn.Linear(3, 4))
+except dz.DeepLabZooError as error:
+    stranger = str(error)
+print(json.dumps([right, wrong, bounds, stranger]))
+"""
+
+
+def test_what_a_model_returns_is_judged_or_refused(requested):
+    if "torch" not in requested:
+        pytest.skip("torch is not in DEEPLABZOO_TEST_BACKENDS")
+    right, wrong, bounds, stranger = python(RETURNS)
+    judged = ["itself", "object", "object with out", "none first", "number first", "named tuple"]
+    assert [name for name, found in right.items() if found == [True, ["output.resize"]]] == judged
+    assert [name for name, found in wrong.items() if found == [False, ["output.resize"]]] == judged
+    expected = ": expected an array, or `out` or `logits` with one; wrap it in a model whose call returns its scores"
+    for name, what in {
+        "aux alone": "dict of aux (ndarray)",
+        "nothing": "dict of nothing",
+        "strange object": "SimpleNamespace",
+        "none in a tuple": "list of NoneType, ndarray",
+    }.items():
+        assert right[name] == wrong[name] == f"GraphError: the model returns {what}{expected}"
+    assert bounds == [
+        f"BackendError: bound = {b}: expected a finite number above 0" for b in ("inf", "nan", "-1.0", "0.0")
+    ]
+    assert "layout=" in stranger
+    assert "--from-layout" not in stranger
+
+
 def test_what_is_no_model():
     with pytest.raises(FormatError, match="a ndarray can't be traced: expected a model of PyTorch, Paddle or Keras"):
         trace_model(np.zeros(3))
@@ -207,7 +284,8 @@ def test_errors_that_grow_slowly():
     assert not over.passed
     assert "errors grow slowly to 5.0e-05 at output.resize (what the model returns as out)" in over.lines()[0]
     assert dataclasses.replace(over, bound=1e-4).passed
-    assert dataclasses.replace(over, outputs=()).passed
+    assert not dataclasses.replace(over, bound=1e-4, outputs=()).passed  # nothing that it returns was judged
+    assert not dataclasses.replace(over, bound=1e-4, outputs=("output.resize", "aux.resize")).passed
 
 
 def test_the_nearest_nodes_that_were_seen():

@@ -126,7 +126,7 @@ def test_training_steps(worker, named, name, training):
     computing = [(worker(side), "float64") for side in named]
     rows = judge(graph, weights, [case], computing, checks=["training"], training=training)
     assert {row.step for row in rows} == {1, training.steps}
-    assert {row.name for row in rows} == {"loss", *graph.parameters()}
+    assert {row.name for row in rows} == {"loss", "update", *graph.parameters()}
     assert max(row.error for row in rows) <= TRAINING_BOUNDS["float64"]
 
 

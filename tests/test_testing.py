@@ -90,6 +90,13 @@ def test_gradients_are_blamed_on_a_parameter(monkeypatch, files):
 
 
 def test_wrong_questions(files):
+    with pytest.raises(FormatError, match="model = None: expected an architecture"):
+        assert_parity(None)
+    with pytest.raises(FormatError, match="golden = None: expected the file of a golden"):
+        assert_golden(None)
+    for sizes, told in (([65], "65"), (65, "65"), ([(65,)], r"\(65,\)"), (["65x65"], "'65x65'")):
+        with pytest.raises(BackendError, match=f"size {told}: expected height and width"):
+            assert_parity(SPEC, backends=["onnx"], sizes=sizes)
     with pytest.raises(SpecError, match="did you mean 'v3plus_resnet50'"):
         assert_parity("v3plus_resnet5")
     with pytest.raises(FormatError, match=r"nothere\.pth"):
@@ -116,6 +123,8 @@ found = [attempt(), attempt(dtype="float64", sizes=[(49, 65), (65, 49)]), attemp
          attempt(checks=("forward", "training")), attempt(against=f"{folder}/b.pth"), attempt(against=arch)]
 model.get_submodule("decoder.conv1.depthwise.bn").eps = 0.1
 found += [attempt(sizes=[(49, 65)]), attempt(against=model.spec, sizes=[(49, 65)], bound=0.9)]
+found.append([attempt(backends=["torch"]), attempt(pythons={"torch": sys.executable}), attempt(nams={}),
+              attempt(size=(49, 65)), attempt(sizes=[65])])
 print(json.dumps(found))
 """
 
@@ -123,7 +132,7 @@ print(json.dumps(found))
 def test_a_live_model(files, requested):
     if "torch" not in requested:
         pytest.skip("torch is not in DEEPLABZOO_TEST_BACKENDS")
-    right, sizes, dtype, checks, weights, arch, wrong, loose = python(LIVE, files, "v3plus_mobilenet_v2")
+    right, sizes, dtype, checks, weights, arch, wrong, loose, refused = python(LIVE, files, "v3plus_mobilenet_v2")
     assert (right, sizes, loose) == (True, True, True)
     assert "dtype = 'float32' was asked for, but the model is in float64" in dtype
     assert checks.startswith("BackendError: checks = ('forward', 'training'): a live model is judged forward")
@@ -134,6 +143,31 @@ def test_a_live_model(files, requested):
         "DeepLab in memory against v3plus_mobilenet_v2, stride 16: not the same function in float64, bound 1e-11"
     )
     assert "at decoder.conv1.depthwise.bn (decoder.conv1.depthwise.bn, BatchNorm2d)" in blame
+    backends, pythons, option, size, number = refused
+    assert backends == pythons
+    assert backends.startswith("BackendError: a live model runs in its own framework and in this process: leave ")
+    assert "unknown option of a live model 'nams'" in option
+    assert "did you mean 'names'?" in option
+    assert "did you mean 'sizes'?" in size
+    assert number == "BackendError: size 65: expected height and width of each, such as sizes=[(65, 65)]"
+
+
+def test_interpreters_by_any_name_of_a_backend(monkeypatch):
+    """`keras` and its full name are one backend, in what is asked of `parity` too."""
+    asked = {}
+
+    def note(**question):
+        asked.update(question)
+        raise BackendError("enough")
+
+    monkeypatch.setattr(deeplabzoo.testing, "parity", note)
+    for backends in (["keras"], ["keras/tensorflow"]):
+        with pytest.raises(BackendError, match="enough"):
+            assert_parity(SPEC, backends=backends, pythons={"keras": "/other/python"})
+        assert asked["backends"] == ["keras/tensorflow"]
+        assert asked["pythons"] == {"keras/tensorflow": "/other/python"}
+    with pytest.raises(BackendError, match="keras/tensorflow was given two interpreters"):
+        assert_parity(SPEC, pythons={"keras": "/other/python", "keras/tensorflow": "/third/python"})
 
 
 def test_goldens(tmp_path):
@@ -189,9 +223,21 @@ def test_the_plugin(files, tmp_path):
 
 def test_the_plugin_is_told_nonsense(tmp_path):
     assert "'paddle': expected NAME=PATH" in suite(tmp_path, "--deeplabzoo-python", "paddle", code=4)
+    two = ("--deeplabzoo-python", "keras=/a/python", "--deeplabzoo-python", "keras/tensorflow=/b/python")
+    assert "keras/tensorflow was given two interpreters" in suite(tmp_path, *two, code=4)
+    assert "unknown backend 'tocrh'" in suite(tmp_path, "--deeplabzoo-python", "tocrh=/a/python", code=4)
     (tmp_path / "test_lines.py").write_text("def test_line(parity): parity('v3plus', narrow=16)")
     told = suite(tmp_path, "--deeplabzoo-backends=onnx", "--deeplabzoo-python=paddle=/nowhere/python", code=1)
     assert "an interpreter was given for paddle, which takes no part" in told
+
+
+def test_the_plugin_and_a_live_model(tmp_path, requested):
+    """Backends of the command line are not for it."""
+    if "torch" not in requested:
+        pytest.skip("torch is not in DEEPLABZOO_TEST_BACKENDS")
+    live = "import torch\ndef test_line(parity): parity(torch.nn.Linear(3, 4))"
+    (tmp_path / "test_lines.py").write_text(live)
+    assert "LayoutError: the layout of 2 tensors" in suite(tmp_path, "--deeplabzoo-backends=onnx", code=1)
 
 
 def test_the_plugin_costs_nothing():

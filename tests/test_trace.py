@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -11,17 +12,53 @@ from helpers import image
 from test_cli import call, fails
 
 import deeplabzoo as dz
+from deeplabzoo.backends.worker import Worker
 from deeplabzoo.core import reference
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.weights import seeded_weights
 from deeplabzoo.errors import GraphError, WorkerError
-from deeplabzoo.parity.trace import NodeRow, first_jump, trace
+from deeplabzoo.parity.cases import seeded_image
+from deeplabzoo.parity.trace import NodeRow, first_jump, trace_sides
 from deeplabzoo.weights_converter.canonical import Canonical
 from deeplabzoo.weights_converter.convert import write_model
 
 
+def trace(backends, dtype="float64", other=None):
+    """By workers of its own."""
+    run, weights = other or (GRAPH, WEIGHTS)
+    image = seeded_image(GRAPH, CASE, 0)
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Worker(name)) for name in backends]
+        for worker in workers:
+            worker.load(run, weights, dtype=dtype)
+        sides = {worker.backend.name: worker.trace(image) for worker in workers}
+        versions = {worker.backend.name: dict(worker.versions) for worker in workers}
+        return trace_sides(GRAPH, WEIGHTS, (CASE, image), sides, dtype=dtype, run=run, versions=versions)
+
+
+def test_a_side_that_ends_early_or_elsewhere():
+    """One line, and the others go on."""
+    image = seeded_image(GRAPH, CASE, 0)
+    right = list(reference.trace(GRAPH, WEIGHTS, image))
+    sides = {"short": iter(right[:5]), "other": iter(right[1:]), "right": iter(right)}
+    found = trace_sides(GRAPH, WEIGHTS, (CASE, image), sides)
+    assert not found.passed
+    assert found.failures["short"] == f"the trace came to the end, expected {right[5][0]}: it runs another network"
+    assert found.failures["other"].startswith(f"the trace came to {right[1][0]}, expected {right[0][0]}")
+    assert found.blamed["right"] is None
+
+
+def test_an_error_that_grows_slowly_is_no_pass():
+    image = seeded_image(GRAPH, CASE, 0)
+    values = [
+        (name, value * (1 + 1e-15 * 5**place) if place < 20 else value * (1 + 1e-2))
+        for place, (name, value) in enumerate(reference.trace(GRAPH, WEIGHTS, image))
+    ]
+    assert not trace_sides(GRAPH, WEIGHTS, (CASE, image), {"it": iter(values)}).passed
+
+
 def test_every_node_of_every_backend(requested):
-    found = trace(GRAPH, WEIGHTS, CASE, (*requested, "onnx"))
+    found = trace((*requested, "onnx"))
     assert found.passed
     sides = {*found.versions}
     assert [row.node for row in found.rows][:: len(sides)] == [node.name for node in GRAPH.nodes]
@@ -35,9 +72,9 @@ def test_every_node_of_every_backend(requested):
 
 def test_float32_is_judged_by_jumps(requested):
     """Rounding grows along the network; only a node that adds much more than it read is to blame."""
-    assert trace(GRAPH, WEIGHTS, CASE, requested[:1], dtype="float32").passed
+    assert trace(requested[:1], dtype="float32").passed
     node, make = FAULTS["a scale off"]
-    found = trace(GRAPH, WEIGHTS, CASE, requested[:1], dtype="float32", other=make(node))
+    found = trace(requested[:1], dtype="float32", other=make(node))
     assert next(iter(found.blamed.values())).node == node
 
 
@@ -56,7 +93,7 @@ def test_first_jump():
 def test_two_networks_of_other_nodes():
     other = build_graph(dz.spec("v3").narrowed(8))
     with pytest.raises(GraphError, match="they differ at"):
-        trace(GRAPH, WEIGHTS, CASE, ["onnx"], other=(other, seeded_weights(other, 0)))
+        trace(["onnx"], other=(other, seeded_weights(other, 0)))
 
 
 def test_a_worker_in_the_middle_of_a_trace(worker):

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -124,6 +125,20 @@ def resolve(name: str) -> Backend:
     if folder == "keras":
         return Backend("keras", engine or "tensorflow")
     return Backend(folder, folder)
+
+
+def by_full_name(pythons: Mapping[str, str] | None) -> dict[str, str]:
+    """Interpreters by the full names of backends: `keras` stands for `keras/tensorflow`.
+
+    Raises:
+        BackendError: an unknown backend, or one backend with two interpreters.
+    """
+    found: dict[str, str] = {}
+    for name, path in (pythons or {}).items():
+        full = resolve(name).name
+        if found.setdefault(full, path) != path:
+            raise BackendError(f"{full} was given two interpreters, {found[full]} and {path}: give one")
+    return found
 
 
 def default_backend() -> Backend:

@@ -37,7 +37,7 @@ class BackendType(click.ParamType):  # type: ignore[type-arg]  # generic only in
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """Shown in the help."""
-        return "[torch|paddle|keras|keras/jax|keras/torch]"
+        return "[torch|paddle|keras|keras/jax|keras/torch|onnx]"
 
 
 class PythonType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases

@@ -64,11 +64,19 @@ class DtypesType(click.ParamType):  # type: ignore[type-arg]  # generic only in 
         return "D,D"
 
 
+def _judged(ctx: click.Context, param: click.Parameter, bounds: tuple[tuple[Any, float], ...]) -> Any:
+    """Bounds of what a golden holds."""
+    if any(check == "training" for check, _ in bounds):
+        raise click.BadParameter("a golden has no training steps: expected forward or gradients", ctx, param)
+    return bounds
+
+
 _bound_option = click.option(
     "--bound",
     "bounds",
     type=BoundType(),
     multiple=True,
+    callback=_judged,
     help="Largest allowed error of outputs, or of gradients=X; repeatable, for every dtype.  [default: 1e-11 in float64, 2e-5 in float32; gradients 1e-9 and 5e-2]",
 )
 
@@ -110,7 +118,11 @@ def command() -> None:
     help="Image size, repeatable; by default one odd size with all atrous taps live and one even size.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights, images and labels."
+    "--seed",
+    type=click.IntRange(min=0, max=2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Seed of weights, images and labels.",
 )
 @click.option(
     "--narrow",

@@ -187,9 +187,8 @@ def command(
         )
     if nodes and not trace:
         raise click.UsageError("--node chooses from what --trace prints: add --trace")
-    for file in (page, junit, certificate):  # a long run should not end at a folder that is not there
-        if file is not None and not file.absolute().parent.is_dir():
-            raise click.UsageError(f"{file}: no folder {file.absolute().parent}; make it, or write elsewhere")
+    _check_settings(ctx, checks, bounds)
+    _check_files({"--report": page, "--junit": junit, "--certificate": certificate}, (weights, against, *images))
     if certificate is not None:
         from deeplabzoo.parity.certificate import check_delivery
 
@@ -225,31 +224,70 @@ def command(
             progress=step,
             **options,
         )
-    if page is not None:
-        from deeplabzoo.parity.html import write_html
-
-        write_html(report, page)
-    if junit is not None:
-        from deeplabzoo.parity.junit import write_junit
-
-        write_junit(report, junit)
-    if certificate is not None:
-        from deeplabzoo.parity.certificate import deliver
-
-        deliver(report, certificate)
     if as_json:
         print_json(report.to_dict())
     else:
         _print(report, chosen)
     for line in report.lines():
         say(line)
-    if not any(row.case.live for row in report.rows):
+    if report.rows and not any(row.case.live for row in report.rows):
         say("note: no input makes every atrous tap read a real pixel; add a larger --size to judge them all")
-    for file in (page, junit, certificate):
-        if file is not None:
-            say(f"wrote {file}")
+    _write(report, page, junit, certificate)
     if not report.passed:
         ctx.exit(1)
+
+
+def _check_settings(ctx: click.Context, checks: tuple[str, ...], bounds: tuple[tuple[str, float], ...]) -> None:
+    """Wrong use: settings of a check that is not made, two bounds for one."""
+    given = [
+        name
+        for name in ("steps", "batch_norm", "dropout")
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given and "training" not in checks:
+        raise click.UsageError(f"--{given[0].replace('_', '-')} is for training steps: add --check training")
+    for check, _ in bounds:
+        if check not in checks:
+            raise click.UsageError(f"--bound {check}=... is for a check that is not made: add --check {check}")
+    if len(dict(bounds)) < len(bounds):
+        raise click.UsageError("--bound was given twice for one check: give it once")
+
+
+def _check_files(outputs: dict[str, Path | None], inputs: tuple[Any, ...]) -> None:
+    """A long run should not end at a file that can't be written, nor write over what it has read."""
+    from deeplabzoo.files import check_output
+
+    seen: dict[Path, str] = {}
+    for option, file in outputs.items():
+        if file is None:
+            continue
+        suffixes = {"--report": (".html", ".htm"), "--junit": (".xml",)}.get(option)
+        if suffixes and file.suffix.lower() not in suffixes:
+            raise click.UsageError(f"{option} {file}: expected a name that ends in {' or '.join(suffixes)}")
+        check_output(file, force=True)
+        if (first := seen.setdefault(file.resolve(), option)) != option:
+            raise click.UsageError(f"{first} and {option} are both {file}: give two files")
+        if option != "--certificate" and file.resolve() in {Path(one).resolve() for one in inputs if one is not None}:
+            raise click.UsageError(f"{option} {file} is what the run reads: give another file")
+
+
+def _write(report: Report, page: Path | None, junit: Path | None, certificate: Path | None) -> None:
+    """What was found, once it was printed."""
+    if page is not None:
+        from deeplabzoo.parity.html import write_html
+
+        write_html(report, page)
+        say(f"wrote {page}")
+    if junit is not None:
+        from deeplabzoo.parity.junit import write_junit
+
+        write_junit(report, junit)
+        say(f"wrote {junit}")
+    if certificate is not None:
+        from deeplabzoo.parity.certificate import deliver
+
+        deliver(report, certificate)
+        say(f"wrote {certificate}")
 
 
 def _chosen_nodes(names: tuple[str, ...], model: tuple[Any, dict[str, Any]]) -> frozenset[str] | None:

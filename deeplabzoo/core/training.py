@@ -28,6 +28,9 @@ IGNORED = -1
 INPUT = "input"
 """Name of the image among gradients."""
 
+_ANY_SIZE = (513, 513)
+"""An image that every network can take, to ask for the number of classes."""
+
 _LEGAL = {"batch_norm": ("batch", "frozen"), "dropout": ("off", "seeded")}
 
 
@@ -91,6 +94,8 @@ def loss_weights(graph: Graph, training: Training) -> dict[str, float]:
         op = graph.by_name[node].op
         if isinstance(op, ops.Argmax) or (isinstance(op, ops.Activation) and op.function == "softmax"):
             raise GraphError(f"output {name} ({op.kind}) has no logits for a loss: use output.values = 'logits'")
+    if graph.shapes(*_ANY_SIZE)[dict(graph.outputs)["out"]][1] < 2:
+        raise GraphError("a network of one class has a loss of 0 whatever it does: expected two classes or more")
     return {name: 1.0 if name == "out" else training.aux_weight for name, _ in graph.outputs}
 
 

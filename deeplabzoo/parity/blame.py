@@ -27,9 +27,10 @@ def blamed_parameter(graph: Graph, rows: Sequence[Row], check: Check, first: str
     over = [row for row in rows if (row.check, row.first, row.second) == (check, first, second) and not row.passed]
     if not over:
         return None
-    earliest = min(row.step or 0 for row in over)
     place = {name: n for n, name in enumerate(graph.parameters())}
-    known = [row for row in over if (row.step or 0) == earliest and row.name in place]
+    known = [row for row in over if row.name in place]
+    earliest = min((row.step or 0 for row in known), default=0)
+    known = [row for row in known if (row.step or 0) == earliest]
     statistics = [row for row in known if not trainable(row.name)]
     if not statistics:
         return max(known, key=lambda row: place[row.name], default=over[0])

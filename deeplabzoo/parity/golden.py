@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplabzoo.backends import Backend, resolve
+from deeplabzoo.backends import Backend, by_full_name, resolve
 from deeplabzoo.backends.worker import Worker
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.graph import Graph
@@ -38,6 +38,7 @@ from deeplabzoo.parity.sketch import (
 )
 
 _USUAL: dict[Check, dict[str, float]] = {"forward": BOUNDS, "gradients": GRADIENT_BOUNDS}
+_SEEDS = 2**63
 _NOT_ASKED = "gradients were not asked for"
 _NO_GRADIENTS = "an exported model has no gradients"
 
@@ -77,11 +78,15 @@ def record(
         **options: as for `spec`.
 
     Raises:
-        BackendError, WorkerError: a backend is not there, died, or is off the truth.
+        BackendError, WorkerError: a backend is not there, died, or is off the truth; a seed that no golden can keep.
         SpecError, GraphError, WeightsError: a wrong model, or a size it can't take.
     """
     tell = progress or (lambda line: None)
-    elsewhere = pythons or {}
+    elsewhere = by_full_name(pythons)
+    if not 0 <= seed < _SEEDS:
+        raise BackendError(
+            f"seed = {seed}: expected a whole number from 0 to {_SEEDS - 1}, which is all a golden keeps"
+        )
     chosen = _taking_part(backends, elsewhere, bounds or {})
     if not dtypes or (strange := [dtype for dtype in dtypes if dtype not in GRADIENT_BOUNDS]):
         raise BackendError(unknown("dtype", strange[0] if dtypes else "", GRADIENT_BOUNDS))
@@ -151,7 +156,7 @@ def check(
         WeightsError: no weights, or others than those of the golden.
         FormatError: this numpy draws other images.
     """
-    tell, elsewhere = progress or (lambda line: None), pythons or {}
+    tell, elsewhere = progress or (lambda line: None), by_full_name(pythons)
     chosen = _taking_part(golden.backends if backends is None else backends, elsewhere, bounds or {})
     if device not in DEVICES:
         raise BackendError(unknown("device", device, DEVICES))

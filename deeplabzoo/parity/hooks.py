@@ -22,6 +22,7 @@ Take = Callable[[str, Any], None]
 """Called with a module's path and what it gave: arrays N, C, H, W in the place of tensors."""
 
 _NUMPY_FLOATS = ("float64", "float32", "float16")
+_SCORES = ("out", "logits")
 
 
 class LiveModel(ABC):
@@ -203,9 +204,15 @@ class _KerasModel(LiveModel):
 
 
 def _arrays(value: Any, *, channels_last: bool = False) -> Any:
-    """Copies of tensors as arrays N, C, H, W, in the lists, tuples and mappings that they came in."""
+    """Copies of tensors as arrays N, C, H, W, in the lists and mappings that they came in.
+
+    An object with the attribute `out` or `logits` becomes a mapping of those and `aux`.
+    """
     if isinstance(value, Mapping):
         return {str(name): _arrays(one, channels_last=channels_last) for name, one in value.items()}
+    if not hasattr(value, "dtype") and any(hasattr(value, name) for name in _SCORES):
+        named = {name: getattr(value, name) for name in (*_SCORES, "aux") if hasattr(value, name)}
+        return _arrays(named, channels_last=channels_last)
     if isinstance(value, list | tuple):
         return [_arrays(one, channels_last=channels_last) for one in value]
     if not hasattr(value, "dtype"):

@@ -157,6 +157,8 @@ def _wrong(report: Report) -> Iterator[tuple[str, str]]:
                 yield side, f"the first node whose error jumps is {node.node}: {number(node.error)} ({node.op})"
     for row in report.blamed:
         yield row.first, f"{row.check} differ first at {where(row)}: {judged(row.error, row.bound)}"
+    for check in report.not_judged:
+        yield check, f"nobody was judged in {report.dtype} on {report.device}"
     for check in report.checks:
         pairs = by_pair(row for row in report.rows if row.check == check)
         over = {pair: rows[0] for pair, rows in pairs.items() if not rows[0].passed}

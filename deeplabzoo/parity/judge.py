@@ -6,6 +6,7 @@ it, `compare` judges.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,16 +24,21 @@ from deeplabzoo.parity.cases import REFEREE, Case, Progress, seeded_image
 from deeplabzoo.parity.compare import (
     BOUNDS,
     GRADIENT_BOUNDS,
+    ONE_STEP_BOUNDS,
     TRAINING_BOUNDS,
     error,
     gradient_errors,
     label_agreement,
     training_errors,
+    update_error,
 )
 from deeplabzoo.parity.report import Check, Row
 
 LOSS = "loss"
 """Name of the loss among gradients and trained parameters."""
+
+UPDATE = "update"
+"""Name of what training moved, all parameters together."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def make_exam(
     training: Training | None = None,
     lesson: Case | None = None,
     seed: int = 0,
-    photos: Mapping[Case, np.ndarray] | None = None,
+    photos: Sequence[tuple[Case, np.ndarray]] = (),
     other: tuple[Graph, Weights] | None = None,
 ) -> Exam:
     """The questions, with seeded images and labels.
@@ -104,17 +110,15 @@ def make_exam(
         training: settings of the training steps.
         lesson: input of the training steps; the first case by default.
         seed: of images and labels.
-        photos: images of those cases that are photos, preprocessed, 1, C, H, W.
+        photos: further cases with images of their own, preprocessed, 1, C, H, W.
         other: graph and weights that the workers run instead.
 
     Raises:
         GraphError: the network returns no logits, and gradients or training steps were asked for.
     """
     steps = training or Training()
-    images = [
-        photos[case] if photos and case in photos else seeded_image(graph, case, seed, n)
-        for n, case in enumerate(cases)
-    ]
+    images = [seeded_image(graph, case, seed, n) for n, case in enumerate(cases)] + [image for _, image in photos]
+    cases = [*cases, *(case for case, _ in photos)]
     labels: list[np.ndarray] = []
     if "gradients" in checks:
         labels = [seeded_labels(graph, c.batch, c.height, c.width, seed + n) for n, c in enumerate(cases)]
@@ -185,6 +189,7 @@ def compare(
     *,
     dtype: str = "float64",
     bounds: Mapping[Check, float] | None = None,
+    dtypes: Mapping[str, str] | None = None,
 ) -> Iterator[Row]:
     """Every comparison: in float64 all pairs and each side with the referee, otherwise each side with the referee.
 
@@ -194,36 +199,30 @@ def compare(
         answers: of the others, by name.
         dtype: what is judged.
         bounds: largest errors by check, where they are not the usual ones of the dtype.
+        dtypes: what a side computed in, by name, where it is not `dtype`: its own bound holds for it.
     """
     sides = {**answers, REFEREE: truth}
     pairs = list(itertools.combinations(answers, 2)) if dtype == "float64" else []
     pairs += [(name, REFEREE) for name in answers]
-    usual = usual_bounds(dtype, exam.checks)
     for check in exam.checks:
-        bound = (bounds or {}).get(check, usual[check])
         for first, second in pairs:
-            yield from _COMPARE[check](exam, (first, sides[first]), (second, sides[second]), bound)
+            own = (dtypes or {}).get(first, dtype)
+            for row in _COMPARE[check](exam, (first, sides[first]), (second, sides[second])):
+                usual = usual_bound(own, check, row.step)
+                yield dataclasses.replace(row, bound=(bounds or {}).get(check, usual))
 
 
-def usual_bounds(dtype: str, checks: Sequence[Check]) -> dict[Check, float]:
-    """Largest errors by check.
+def usual_bound(dtype: str, check: Check, step: int | None = None) -> float:
+    """Largest error of a check in a dtype.
 
     Raises:
-        BackendError: gradients or training steps in half precision, which have none.
+        BackendError: nobody has measured that.
     """
-    tables: dict[Check, dict[str, float]] = {
-        "forward": BOUNDS,
-        "gradients": GRADIENT_BOUNDS,
-        "training": TRAINING_BOUNDS,
-    }
-    for check in checks:
-        if dtype not in tables[check]:
-            what = "training steps" if check == "training" else check
-            raise BackendError(
-                f"{what} are judged in {' or '.join(tables[check])}, not in {dtype}: take one of these, or the check "
-                "forward alone"
-            )
-    return {check: tables[check][dtype] for check in checks}
+    table = {"forward": BOUNDS, "gradients": GRADIENT_BOUNDS}.get(check, TRAINING_BOUNDS)
+    table = ONE_STEP_BOUNDS if step == 1 else table
+    if dtype not in table:
+        raise BackendError(f"{check} in {dtype}: expected one of {', '.join(table)}, in which it is judged")
+    return table[dtype]
 
 
 def judge(
@@ -250,30 +249,36 @@ def judge(
 
 
 _Side = tuple[str, Answers]
+_LATER = 0.0
+"""Bound of a row until `compare` knows it."""
 
 
-def _forward(exam: Exam, first: _Side, second: _Side, bound: float) -> Iterator[Row]:
+def _forward(exam: Exam, first: _Side, second: _Side) -> Iterator[Row]:
     for case, made, truth in zip(exam.cases, first[1].outputs, second[1].outputs, strict=False):
         for name, values in made.items():
             worst, labels = error(values, truth[name]), label_agreement(values, truth[name])
-            yield Row("forward", case, name, first[0], second[0], worst, bound, labels=labels)
+            yield Row("forward", case, name, first[0], second[0], worst, _LATER, labels=labels)
 
 
-def _gradients(exam: Exam, first: _Side, second: _Side, bound: float) -> Iterator[Row]:
+def _gradients(exam: Exam, first: _Side, second: _Side) -> Iterator[Row]:
     for case, made, truth in zip(exam.cases, first[1].gradients, second[1].gradients, strict=False):
         for name, worst in _with_loss(gradient_errors, made, truth).items():
-            yield Row("gradients", case, name, first[0], second[0], worst, bound)
+            yield Row("gradients", case, name, first[0], second[0], worst, _LATER)
 
 
-def _training(exam: Exam, first: _Side, second: _Side, bound: float) -> Iterator[Row]:
+def _training(exam: Exam, first: _Side, second: _Side) -> Iterator[Row]:
     if exam.lesson is None:
         return
     for step in sorted(first[1].trained.keys() & second[1].trained.keys()):
-        for name, worst in _with_loss(training_errors, first[1].trained[step], second[1].trained[step]).items():
-            yield Row("training", exam.lesson[0], name, first[0], second[0], worst, bound, step=step)
+        made, truth = (side[1].trained[step] for side in (first, second))
+        errors = _with_loss(training_errors, made, truth)
+        start = exam.weights if exam.other is None else exam.other[1]
+        errors[UPDATE] = update_error(made, {name: truth[name] for name in exam.graph.parameters()}, start)
+        for name, worst in errors.items():
+            yield Row("training", exam.lesson[0], name, first[0], second[0], worst, _LATER, step=step)
 
 
-_COMPARE: dict[Check, Callable[[Exam, _Side, _Side, float], Iterator[Row]]] = {
+_COMPARE: dict[Check, Callable[[Exam, _Side, _Side], Iterator[Row]]] = {
     "forward": _forward,
     "gradients": _gradients,
     "training": _training,

@@ -43,6 +43,10 @@ class Store:
             self._files[key] = self._folder / f"{len(self._files)}.npy"
             np.save(self._files[key], value)
 
+    def holds(self, key: str, value: np.ndarray) -> bool:
+        """Whether the value that is kept of a key is this one."""
+        return np.array_equal(np.load(self._files[key], mmap_mode="r"), value)
+
     def rows(
         self, graph: Graph, weights: Weights, image: np.ndarray, paths: Mapping[str, str], side: str
     ) -> Iterator[NodeRow]:
@@ -106,7 +110,7 @@ class Match:
         """Keep what was called once, add what the model returned, and note the rest.
 
         Raises:
-            GraphError: nothing is left.
+            GraphError: the model returned no scores.
         """
         never = [path for path in self.watched if path not in store.calls]
         several = [path for path in self.watched if store.calls.get(path, 0) > 1]
@@ -119,19 +123,12 @@ class Match:
         out = {*never, *several, *store.no_tensor}
         self.paths = {node: path for path, node in self.watched.items() if path not in out}
         self._add_outputs(store, returned, case)
-        if not self.paths:
-            raise GraphError(
-                "no module of the model is a node of the network, nor does it return an output: give names= with the "
-                f"nodes of its modules, such as {listed(self._live.leaves)}"
-            )
         unseen = [node.name for node in self._graph.nodes if node.parameters() and node.name not in self.paths]
         self.notes += [f"not judged by themselves: {listed(unseen)}"] if unseen else []
 
     def _add_outputs(self, store: Store, returned: Any, case: Case) -> None:
         shapes = self._graph.shapes(case.height, case.width, case.batch)
         values = _by_output([name for name, _ in self._graph.outputs], returned)
-        if not values:
-            self.notes.append(f"the outputs are left out, because the model returns a {type(returned).__name__}")
         for name, node in self._graph.outputs:
             if name not in values:
                 continue
@@ -144,7 +141,8 @@ class Match:
                 self.notes.append(f"the model returns {before[0]}, before {node}, which is not judged")
                 (node,) = before
             self.outputs.append(node)
-            if node not in self.paths:
+            # A module may give the node and the model change it before it returns it.
+            if node not in self.paths or not store.holds(self.paths[node], values[name]):
                 key = f"{RETURNED} as {name}"
                 store.take(key, values[name])
                 self.paths[node] = key
@@ -169,13 +167,37 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _by_output(names: list[str], returned: Any) -> dict[str, np.ndarray]:
-    """The arrays that a model returns by the name of the output: itself, by their names, or in their order."""
+    """The arrays that a model returns by the name of the output: itself, by their names, or in their order.
+
+    The first output is also what is called `logits`, else the first map that is not called as another output.
+
+    Raises:
+        GraphError: the first output is not among them, without which nothing was judged.
+    """
+    given: dict[str, Any] = {}
     if isinstance(returned, np.ndarray):
-        return {names[0]: returned}
+        given = {names[0]: returned}
+    elif isinstance(returned, Mapping):
+        given = dict(returned)
+    elif isinstance(returned, list):
+        given = dict(zip(names, returned, strict=False))
+    arrays = {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
+    maps = [value for name, value in arrays.items() if name not in (*names, "aux") and value.ndim == 4]
+    first = arrays.get(names[0], arrays.get("logits", maps[0] if maps else None))
+    if first is None:
+        raise GraphError(
+            f"the model returns {_told(returned)}: expected an array, or `{names[0]}` or `logits` with one; wrap it in "
+            "a model whose call returns its scores"
+        )
+    return {**{name: value for name, value in arrays.items() if name in names}, names[0]: first}
+
+
+def _told(returned: Any) -> str:
+    kind = type(returned).__name__
     if isinstance(returned, Mapping):
-        known = {name: value for name, value in returned.items() if name in names}
-        returned = known or list(returned.values())[:1]
+        return (
+            f"{kind} of {listed([f'{name} ({type(value).__name__})' for name, value in returned.items()]) or 'nothing'}"
+        )
     if isinstance(returned, list):
-        returned = dict(zip(names, returned, strict=False))
-    given = returned if isinstance(returned, Mapping) else {}
-    return {name: value for name, value in given.items() if isinstance(value, np.ndarray)}
+        return f"{kind} of {listed([type(value).__name__ for value in returned]) or 'nothing'}"
+    return kind

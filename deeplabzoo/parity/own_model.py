@@ -62,8 +62,9 @@ class ModelTrace(Trace):
 
     @property
     def passed(self) -> bool:
-        """Whether no node is to blame and what the model returns is within the bound."""
-        return super().passed and all(row.error <= self.bound for row in self.rows if row.node in self.outputs)
+        """Whether no node is to blame and what the model returns was judged, all of it within the bound."""
+        within = {row.node for row in self.rows if row.error <= self.bound}
+        return super().passed and bool(self.outputs) and within.issuperset(self.outputs)
 
     def lines(self) -> list[str]:
         """The first node to blame, its module, and what else it may be, or the largest error; then the notes."""
@@ -141,9 +142,11 @@ def trace_model(
     Raises:
         FormatError: no model of these frameworks.
         LayoutError: the layout can't be told, or the tensors do not fit it.
-        GraphError: unknown names, images that do not fit, or no module that is a node.
-        BackendError: the model does not run, or has a dtype without a bound.
+        GraphError: unknown names, images that do not fit, or a model that returns no scores.
+        BackendError: the model does not run, or has a dtype without a bound; a bound that is none.
     """
+    if bound is not None and not 0 < bound < float("inf"):
+        raise BackendError(f"bound = {bound!r}: expected a finite number above 0")
     if not is_native(model):
         raise FormatError(f"a {type(model).__name__} can't be traced: expected a model of PyTorch, Paddle or Keras")
     checkpoint, own = checkpoint_of(model)
@@ -193,9 +196,9 @@ def _layout(checkpoint: Checkpoint, name: str | None, *, free: bool) -> Layout:
         return get_layout(name).bound(checkpoint)
     try:
         return detect_layout(checkpoint)[0].bound(checkpoint)
-    except LayoutError:
+    except LayoutError as error:
         if not free:
-            raise
+            raise LayoutError(str(error).replace("--from-layout", "layout=")) from None
         return get_layout("deeplabzoo")
 
 

@@ -30,7 +30,8 @@ def photo_case(it: Subject, file: Path) -> tuple[Case, np.ndarray]:
     pre = Preprocessing.from_dict(it.preprocessing or default_preprocessing(it.spec))
     x, placement = prepare(read_image(file), pre)
     case = case_of(it.graph, 1, *placement.padded)
-    return Case(1, case.height, case.width, case.live, file.name), x.astype(np.float64)
+    # With its folder: photos of two folders often have the same name.
+    return Case(1, case.height, case.width, case.live, "/".join(file.absolute().parts[-2:])), x.astype(np.float64)
 
 
 def pictures(exam: Exam, truth: Answers, answers: Mapping[str, Answers]) -> Iterator[Picture]:

@@ -144,10 +144,16 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether there were comparisons, all errors are within their bounds, no node is to blame and nobody failed."""
-        compared = bool(self.rows) or self.trace is not None
+        """Whether every check was made, all errors are within their bounds, no node is to blame and nobody failed."""
         good = all(row.passed for row in self.rows) and (self.trace is None or self.trace.passed)
-        return compared and good and not self.failures
+        return bool(self.rows) and good and not self.failures and not self.not_judged
+
+    @property
+    def not_judged(self) -> tuple[Check, ...]:
+        """Checks that were asked for and that nobody made in the dtype and on the device asked for."""
+        right = {side.name for side in self.sides if (side.dtype, side.device) == (self.dtype, self.device)}
+        made = {row.check for row in self.rows if {row.first, row.second} & right}
+        return tuple(check for check in self.checks if check not in made)
 
     def worst(self, check: Check, first: str | None = None, second: str | None = None) -> Row | None:
         """The row nearest to its bound, or farthest over it, of a check (and of two sides); None where there is none."""
@@ -173,6 +179,7 @@ class Report:
             told.append(f"{row.first}: {row.check} differ first at {row.name}{step}, by {row.error:.1e}")
         if self.trace is not None:
             told += self.trace.lines()
+        told += [f"{check}: nobody was judged in {self.dtype} on {self.device}" for check in self.not_judged]
         for side in self.sides:
             told += [f"{side.name}: no {check}: {why}" for check, why in side.left_out.items()]
             told += [f"{side.name} FAILED: {side.failure}"] if side.failure is not None else []
@@ -192,6 +199,7 @@ class Report:
             "dtype": self.dtype,
             "device": self.device,
             "checks": list(self.checks),
+            "not_judged": list(self.not_judged),
             "environment": dict(self.environment),
             "sides": [_plain(vars(side)) for side in self.sides],
             "rows": [row.to_dict() for row in self.rows],

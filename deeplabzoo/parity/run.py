@@ -13,18 +13,26 @@ from typing import Any
 import numpy as np
 
 from deeplabzoo._version import __version__
-from deeplabzoo.backends import Backend, resolve
+from deeplabzoo.backends import Backend, by_full_name, resolve
 from deeplabzoo.backends.worker import TIME_LIMIT, Worker
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.training import Training
 from deeplabzoo.errors import BackendError, DeepLabZooError, GraphError, unknown
 from deeplabzoo.models import DTYPES, WeightsLike, check_runtime
 from deeplabzoo.parity.blame import blamed_parameter
-from deeplabzoo.parity.cases import REFEREE, Progress, Subject, case_of, default_cases, subject, weights_digest
-from deeplabzoo.parity.judge import Answers, Exam, answers_of_referee, answers_of_worker, compare, make_exam
+from deeplabzoo.parity.cases import REFEREE, Case, Progress, Subject, case_of, default_cases, subject, weights_digest
+from deeplabzoo.parity.judge import (
+    Answers,
+    Exam,
+    answers_of_referee,
+    answers_of_worker,
+    compare,
+    make_exam,
+    usual_bound,
+)
 from deeplabzoo.parity.photos import photo_case, pictures
 from deeplabzoo.parity.report import CHECKS, Check, Report, Row, Side
-from deeplabzoo.parity.trace import Trace, trace_sides
+from deeplabzoo.parity.trace import Trace, check_same_nodes, trace_sides
 
 LESSON_BATCH = 4
 """Images of a training step: of two, image pooling leaves batch norm two values a channel, whose sign alone it keeps."""
@@ -92,17 +100,28 @@ def parity(
         SpecError, GraphError, WeightsError, ImageError: a wrong model, a size it can't take, a photo that is none.
     """
     tell = progress or (lambda line: None)
-    chosen = _backends(backends, pythons or {}, dtype, device)
+    elsewhere = by_full_name(pythons)
+    chosen = _backends(backends, elsewhere, dtype, device)
+    checks = tuple(dict.fromkeys(checks))
     limits = _limits(bound, bounds or {}, checks)
+    for check in checks:
+        usual_bound(dtype, check)
+    if not time_limit > 0:
+        raise BackendError(f"time_limit = {time_limit!r}: expected seconds above 0")
     it = subject(arch, weights=weights, seed=seed, narrow=narrow, small_rates=small_rates, **options)
     given = None if sizes is None else [case_of(it.graph, 2, *size) for size in sizes]
     cases = default_cases(it.spec) if given is None and not images else given or []
-    photos = dict(photo_case(it, Path(file)) for file in images)
-    cases += list(photos)
-    if not cases:
+    photos = [photo_case(it, Path(file)) for file in images]
+    everything = [*cases, *(case for case, _ in photos)]
+    if not everything:
         raise GraphError("no image size was given: expected at least one")
-    first = cases[0]
+    if len(set(everything)) < len(everything):
+        twice = next(case for case in everything if everything.count(case) > 1)
+        raise GraphError(f"input {twice} was given twice: give each size and photo once")
+    first = everything[0]
     theirs = None if against is None else subject(weights=against)
+    if theirs is not None:
+        _check_comparable(it, theirs, first, checks, trace)
     exam = make_exam(
         it.graph,
         it.weights,
@@ -114,11 +133,12 @@ def parity(
         photos=photos,
         other=None if theirs is None else (theirs.graph, theirs.weights),
     )
-    with _Team(chosen, dtype, device, pythons or {}, time_limit) as team:
+    with _Team(chosen, dtype, device, elsewhere, time_limit) as team:
+        if device == "gpu":
+            team.check_device()
         truths = team.answer(exam, tell)
-        team.check_device()
         answers = {player.name: player.answers for player in team.players}
-        rows = tuple(compare(exam, truths, answers, dtype=dtype, bounds=limits))
+        rows = tuple(compare(exam, truths, answers, dtype=dtype, bounds=limits, dtypes=team.dtypes))
         found = _trace(it, exam, team, dtype, limits.get("forward"), tell) if trace else None
         return Report(
             it.title if theirs is None else f"{theirs.title}, against {it.title}",
@@ -173,6 +193,8 @@ class _Player:
 
     def answer(self, exam: Exam, tell: Progress) -> None:
         """Answer what it can; a failure ends it."""
+        if self.failure is not None:
+            return
         with self.failing():
             self.ready()
             answers_of_worker(exam, self.worker, self.dtype, self.answers, tell)
@@ -248,14 +270,23 @@ class _Team:
                 return truth.result()
             except BaseException:  # of Ctrl-C too: nobody should wait for what nobody wants
                 stopped.set()
+                self.close()
                 raise
 
     def check_device(self) -> None:
-        """`BackendError` where a GPU was asked for and nobody has one."""
+        """`BackendError` where a GPU was asked for and nobody has one; waits until all are there."""
+        for player in self.players:
+            with player.failing():
+                player.ready()
         lacking = [player.no_device for player in self.players if player.no_device is not None]
         if lacking and len(lacking) == len(self.players):
             names = ", ".join(player.backend.name for player in self.players)
             raise BackendError(f"device gpu: none of {names} has a GPU here; use --device cpu")
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """What each player computes in, by its name."""
+        return {player.name: player.dtype for player in self.players}
 
     def close(self) -> None:
         """End all workers."""
@@ -310,16 +341,38 @@ def _backends(names: Sequence[str], pythons: Mapping[str, str], dtype: str, devi
     chosen = list(dict.fromkeys(resolve(name) for name in names))
     if not chosen:
         raise BackendError("no backend was named: expected at least one")
-    elsewhere = {resolve(name).name for name in pythons}
-    if strange := elsewhere - {backend.name for backend in chosen}:
+    if strange := pythons.keys() - {backend.name for backend in chosen}:
         raise BackendError(
             f"an interpreter was given for {', '.join(sorted(strange))}, which takes no part: expected one of "
             + ", ".join(backend.name for backend in chosen)
         )
     for backend in chosen:
-        if backend.name not in elsewhere:
+        if backend.name not in pythons:
             check_runtime(backend, dtype, device)
+    if not any(dtype in backend.flags.DTYPES for backend in chosen):
+        names = ", ".join(backend.name for backend in chosen)
+        raise BackendError(f"dtype {dtype}: none of {names} computes in it; take another dtype, or torch or keras")
     return chosen
+
+
+def _check_comparable(it: Subject, theirs: Subject, case: Case, checks: Sequence[Check], trace: bool) -> None:
+    """`GraphError` where two models have other outputs, parameters or nodes than what is asked compares."""
+    if trace:
+        check_same_nodes(it.graph, theirs.graph)
+    sides = []
+    for one in (it, theirs):
+        shapes = one.graph.shapes(case.height, case.width)
+        held: dict[str, tuple[int, ...]] = {f"output {name}": shapes[node] for name, node in one.graph.outputs}
+        if set(checks) - {"forward"}:
+            held.update(one.graph.parameters())
+        sides.append(held)
+    ours, other = sides
+    if differing := [name for name in {**ours, **other} if ours.get(name) != other.get(name)]:
+        name = differing[0]
+        raise GraphError(
+            f"{theirs.title} can't be judged against {it.title}: {name} is {other.get(name, 'not there')}, expected "
+            f"{ours.get(name, 'none')}; give two models of one architecture"
+        )
 
 
 def _limits(bound: float | None, bounds: Mapping[Check, float], checks: Sequence[Check]) -> dict[Check, float]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from deeplabzoo.backends import resolve
-from deeplabzoo.backends.worker import Worker
 from deeplabzoo.core import reference
 from deeplabzoo.core.graph import Graph, Node
 from deeplabzoo.core.weights import Weights
 from deeplabzoo.errors import BackendError, GraphError, WorkerError
-from deeplabzoo.parity.cases import REFEREE, Case, Progress, seeded_image
+from deeplabzoo.parity.cases import REFEREE, Case, Progress
 from deeplabzoo.parity.compare import BOUNDS
 
 JUMP = 10.0
@@ -77,8 +74,10 @@ class Trace:
 
     @property
     def passed(self) -> bool:
-        """Whether no node of any side is to blame, and none failed."""
-        return not any(self.blamed.values()) and not self.failures
+        """Whether no node of any side is to blame, the last one is within the bound, and none failed."""
+        last = {row.side: row for row in self.rows}
+        ends = all(row.error <= self.bound for row in last.values())
+        return bool(last) and ends and not any(self.blamed.values()) and not self.failures
 
     def lines(self) -> list[str]:
         """The outcome in words, a line a side."""
@@ -112,65 +111,6 @@ class Trace:
         }
 
 
-def trace(
-    graph: Graph,
-    weights: Weights,
-    case: Case,
-    backends: Sequence[str],
-    *,
-    dtype: str = "float64",
-    other: tuple[Graph, Weights] | None = None,
-    title: str = "",
-    seed: int = 0,
-    device: str = "cpu",
-    bound: float | None = None,
-    progress: Progress = lambda line: None,
-) -> Trace:
-    """Compare every node's value in each backend with the numpy referee's in float64, in the order of the graph.
-
-    Values come one at a time from every side and go when they are compared, so that memory holds two nodes beside what
-    the networks themselves need.
-
-    Args:
-        graph: the network.
-        weights: its canonical weights.
-        case: the input; seeded normal images.
-        backends: names.
-        dtype: in which the backends compute.
-        other: another graph of the same nodes, and weights, for the backends to run against the first in the referee.
-        title: of the model, for the report.
-        seed: of the images.
-        device: `cpu` or `gpu`.
-        bound: smallest error that counts; 1e-11 in float64, 2e-5 in float32.
-        progress: called with the name of each node.
-
-    Raises:
-        GraphError: the two networks have other nodes.
-        BackendError, WorkerError: a backend is not there, or died.
-    """
-    run, values = other or (graph, weights)
-    with contextlib.ExitStack() as stack:
-        workers = [stack.enter_context(Worker(resolve(name).name, device=device)) for name in dict.fromkeys(backends)]
-        for worker in workers:
-            worker.load(run, values, dtype=dtype)
-        image = seeded_image(graph, case, seed)
-        found = trace_sides(
-            graph,
-            weights,
-            (case, image),
-            {worker.backend.name: worker.trace(image) for worker in workers},
-            dtype=dtype,
-            run=run,
-            title=title,
-            bound=bound,
-            versions={worker.backend.name: dict(worker.versions) for worker in workers},
-            progress=progress,
-        )
-    if found.failures:
-        raise WorkerError(next(iter(found.failures.values())))
-    return found
-
-
 def trace_sides(
     graph: Graph,
     weights: Weights,
@@ -202,7 +142,7 @@ def trace_sides(
         GraphError: the two networks have other nodes.
     """
     theirs = run or graph
-    _check_same_nodes(graph, theirs)
+    check_same_nodes(graph, theirs)
     floor = BOUNDS[dtype] if bound is None else bound
     case, image = question
     left = dict(sides)
@@ -216,9 +156,12 @@ def trace_sides(
             except (BackendError, WorkerError) as error:
                 failures[side] = str(error)
                 del left[side]
-    for values in left.values():
-        for _ in values:  # lets the worker end its call
-            pass
+    for side, values in left.items():
+        try:
+            for _ in values:  # lets the worker end its call
+                pass
+        except (BackendError, WorkerError) as error:
+            failures[side] = str(error)
     blamed = {side: first_jump(theirs, [row for row in rows if row.side == side], floor) for side in sides}
     return Trace(
         title, graph.digest(), dtype, case, REFEREE, floor, dict(versions or {}), tuple(rows), blamed, failures
@@ -255,9 +198,9 @@ def nearest_seen(graph: Graph, node: str, seen: Collection[str]) -> tuple[list[s
 
 
 def _next(values: Iterator[tuple[str, np.ndarray]], name: str) -> np.ndarray:
-    made, value = next(values)
+    made, value = next(values, ("the end", np.empty(0)))
     if made != name:
-        raise GraphError(f"a side of the trace came to {made}, expected {name}: it runs another network")
+        raise WorkerError(f"the trace came to {made}, expected {name}: it runs another network")
     return value
 
 
@@ -282,7 +225,8 @@ def node_row(node: Node, side: str, value: np.ndarray, truth: np.ndarray) -> Nod
     )
 
 
-def _check_same_nodes(first: Graph, second: Graph) -> None:
+def check_same_nodes(first: Graph, second: Graph) -> None:
+    """`GraphError` where two networks have other nodes, so that their values can't be compared one by one."""
     names, others = ([(node.name, node.inputs) for node in graph.nodes] for graph in (first, second))
     if names == others:
         return
