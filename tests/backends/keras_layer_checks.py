@@ -89,7 +89,9 @@ def check_stock_layers() -> None:
         ops.AvgPool(kernel=3, stride=1, padding=(1, 1, 1, 1), count_padding=True): False,
         ops.AvgPool(kernel=3, stride=2, padding=(1, 1, 1, 1)): False,
         ops.Multiply(): True,
-        **{ops.Activation(function=name): True for name in ("hard_sigmoid", "hard_swish", "sigmoid")},  # type: ignore[arg-type]
+        ops.Activation(function="hard_sigmoid"): False,  # the float64 gradient of Keras' own is wrong on torch
+        ops.Activation(function="hard_swish"): True,
+        ops.Activation(function="sigmoid"): True,
     }
     for op, expected in stock.items():
         layer = layers.make_layer(op)
