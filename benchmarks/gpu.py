@@ -113,7 +113,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=10)
     given = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    print(f"| {' | '.join(HEADERS)} |\n|{' --- |' * len(HEADERS)}", flush=True)
     over, taking_part = [], []
     for name in given.backends.split(","):
         try:
@@ -129,6 +128,8 @@ def main() -> None:
         except BackendError as failure:
             print(failure, file=sys.stderr)
             continue
+        if len(taking_part) == 1:
+            print(f"| {' | '.join(HEADERS)} |\n|{' --- |' * len(HEADERS)}", flush=True)
         rates = images_a_second(name, given, given.preset)
         for (preset, dtype), rows in found.items():
             over += [f"{preset} {name} {dtype} {row.check}" for row in rows if not row.passed]
@@ -137,10 +138,10 @@ def main() -> None:
             labels = f"{min(row.labels for row in rows if row.labels is not None):.2%}"
             rate = f"{rates[preset, dtype]:.3g}" if (preset, dtype) in rates else "-"
             print(f"| `{preset}` | {' | '.join((name, dtype, errors[0], labels, *errors[1:], rate))} |", flush=True)
-    channels = "" if given.narrow == 1 else f"channels divided by {given.narrow}, "
-    print(f"\n{channels}batches of {given.batch} images of {given.size}; {'; '.join(taking_part)}")
     if not taking_part:
         sys.exit(f"none of {given.backends} has device {given.device} here")
+    channels = "" if given.narrow == 1 else f"channels divided by {given.narrow}, "
+    print(f"\n{channels}batches of {given.batch} images of {given.size}; {'; '.join(taking_part)}")
     sys.exit(f"over the bound: {', '.join(dict.fromkeys(over))}" if over else 0)
 
 
