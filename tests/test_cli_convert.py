@@ -10,7 +10,7 @@ import pytest
 from helpers import digests, lively
 from test_cli import call, fails
 
-from deeplabzoo.cli.common import LAYOUT_NAMES
+from deeplabzoo.cli.types import LAYOUT_NAMES
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.weights_converter import formats
 from deeplabzoo.weights_converter.convert import read_source, write_model

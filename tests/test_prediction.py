@@ -11,7 +11,7 @@ from helpers import lively, small_spec, with_counters
 from PIL import Image
 
 import deeplabzoo
-from deeplabzoo.cli import common, main
+from deeplabzoo.cli import main, types
 from deeplabzoo.core.reference import forward as referee
 from deeplabzoo.core.spec import make_spec
 from deeplabzoo.errors import BackendError, ImageError, SpecError, WeightsError
@@ -26,6 +26,8 @@ from deeplabzoo.inference import (
 from deeplabzoo.inference.label_sets import ADE20K_TF
 from deeplabzoo.inference.memory import peak_bytes
 from deeplabzoo.inference.plane import prepare
+from deeplabzoo.models import DTYPES
+from deeplabzoo.parity.report import CHECKS
 from deeplabzoo.prediction import Predictor, logits_alone, predict
 from deeplabzoo.weights_converter.canonical import Canonical, Card
 from deeplabzoo.weights_converter.convert import write_model
@@ -198,8 +200,10 @@ def test_wrong_options_start_no_worker(options, match, monkeypatch):
 
 
 def test_the_help_names_what_the_library_knows():
-    assert tuple(CRF_PRESETS) == common.CRF_NAMES
-    assert common.PALETTE_NAMES == PALETTES
+    assert tuple(CRF_PRESETS) == types.CRF_NAMES
+    assert types.PALETTE_NAMES == PALETTES
+    assert types.CHECK_NAMES == CHECKS
+    assert types.DTYPE_NAMES == DTYPES
     text = CliRunner().invoke(main, ["predict", "--help"]).output
     for word in ("v2_resnet101", "--scales", "--flip", "--fusion", "--window", "--overlap", "--memory-limit", "ade20k"):
         assert word in text

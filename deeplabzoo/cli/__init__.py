@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import importlib
+import signal
+import sys
+from types import FrameType
 from typing import Any
 
 import click
@@ -71,3 +74,16 @@ def main() -> None:
 
     Start with `deeplabzoo build --backend torch --arch v3plus`, or `deeplabzoo demo`.
     """
+
+
+def run() -> None:
+    """The command line as a program: told to end, it ends its workers first, as with Ctrl-C."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        # A program started with `nohup` stays deaf to SIGHUP; Windows has none.
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_DFL:
+            signal.signal(getattr(signal, name), end)
+    main()

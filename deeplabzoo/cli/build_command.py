@@ -8,8 +8,6 @@ from typing import Any
 import click
 
 from deeplabzoo.cli.common import (
-    PATH,
-    SIZE,
     architecture_options,
     backend_option,
     device_option,
@@ -20,6 +18,7 @@ from deeplabzoo.cli.common import (
     spec_options,
     tell_assumed,
 )
+from deeplabzoo.cli.types import PATH, SIZE
 
 
 @click.command("build")

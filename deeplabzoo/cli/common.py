@@ -5,112 +5,20 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from deeplabzoo.backends import NAMES, resolve
-from deeplabzoo.errors import unknown
+from deeplabzoo.backends import resolve
+from deeplabzoo.cli.types import BACKEND, CRF_NAMES, FIELD, LAYOUT, LAYOUT_NAMES, PATH, PYTHON, SCALES, SIZE
 
 if TYPE_CHECKING:
     from deeplabzoo.weights_converter.canonical import Canonical
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-PATH = click.Path(path_type=Path)
-
-
-class BackendType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
-    """Name of a backend, with a near match where it is wrong."""
-
-    name = "backend"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the name."""
-        if value not in NAMES:
-            self.fail(unknown("backend", value, NAMES), param, ctx)
-        return str(value)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Shown in the help."""
-        return "[torch|paddle|keras|keras/jax|keras/torch|onnx]"
-
-
-class PythonType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
-    """BACKEND=PATH, the Python interpreter that a backend runs in."""
-
-    name = "python"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Check backend and path; `~` is the home folder, and a name without a folder is looked up in PATH."""
-        if isinstance(value, tuple):
-            return value
-        backend, sign, path = (part.strip() for part in str(value).partition("="))
-        if not sign or not path:
-            self.fail(f"{value!r}: expected BACKEND=PATH, such as paddle=/path/to/env/bin/python", param, ctx)
-        backend = BACKEND.convert(backend, param, ctx)
-        found = shutil.which(Path(path).expanduser())
-        if found is None:
-            self.fail(
-                f"{path!r} for {backend} is no program here: expected the path of a Python interpreter", param, ctx
-            )
-        return resolve(backend).name, str(found)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Shown in the help."""
-        return "BACKEND=PATH"
-
-
-class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
-    """HEIGHTxWIDTH, or one number for a square."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """Parse."""
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        if len(parts) > 2 or not all(part.isdecimal() and len(part) < 7 and int(part) > 0 for part in parts):
-            self.fail(f"{value!r}: expected HEIGHTxWIDTH in pixels, such as 513x513", param, ctx)
-        return int(parts[0]), int(parts[-1])
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Shown in the help."""
-        return "HxW"
-
-
-class ScalesType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
-    """Numbers with commas between."""
-
-    name = "scales"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
-        """Parse; which numbers are legal is for the library to say."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r}: expected numbers with commas between, such as 0.5,0.75,1", param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Shown in the help."""
-        return "S,S,..."
-
-
-BACKEND = BackendType()
-PYTHON = PythonType()
-SIZE = SizeType()
-SCALES = ScalesType()
-
-CRF_NAMES = ("v1", "v1_largefov", "v1_msc_largefov", "v1_coco_largefov", "v2_vgg16", "v2_resnet101")
-PALETTE_NAMES = ("voc", "cityscapes", "ade20k", "pascal_context")
-"""Written out, because the help must not wait for numpy; a test holds them against the library's."""
 
 
 def backend_option(function: Function) -> Function:
@@ -145,6 +53,49 @@ def python_option(function: Function) -> Function:
         callback=by_backend,
         help="Interpreter of another environment for a backend to run in, repeatable; it needs the framework and numpy.",
     )(function)
+
+
+def check_pythons(pythons: Mapping[str, str], names: Iterable[str]) -> None:
+    """Wrong use: an interpreter for a backend that takes no part in the run of `names`."""
+    chosen = {resolve(name).name for name in names}
+    if strange := pythons.keys() - chosen:
+        raise click.UsageError(
+            f"--python is for {', '.join(sorted(strange))}, which takes no part: expected one of {', '.join(sorted(chosen))}"
+        )
+
+
+def judging_options(function: Function) -> Function:
+    """What is judged, and on what: seeded or real weights, seeded images, interpreters of other environments."""
+    options = (
+        click.option(
+            "--weights", help="Published weights by name, or a weights file; seeded lively weights by default."
+        ),
+        click.option(
+            "--size",
+            "sizes",
+            type=SIZE,
+            multiple=True,
+            help="Image size, repeatable; by default one odd size with all atrous taps live and one even size.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0, max=2**63 - 1),
+            default=0,
+            show_default=True,
+            help="Seed of weights, images and labels.",
+        ),
+        click.option(
+            "--narrow",
+            type=click.IntRange(min=1),
+            default=1,
+            show_default=True,
+            help="Divide all channel counts by this, to judge the wiring of a large model in seconds.",
+        ),
+        python_option,
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 def json_option(function: Function) -> Function:
@@ -202,52 +153,6 @@ def spec_options(
     return read_spec(spec_file)[0], options
 
 
-LAYOUT_NAMES = (
-    "deeplabzoo", "torchvision", "smp", "smp-timm", "paddleseg", "tensorflow", "kerashub", "bonlime", "ryanccc",
-    "vainf", "jfzhang95", "bubbliiiing", "mmseg", "kazuto", "hf", "caffe", "tflite",
-)  # fmt: skip
-"""Written out for the help's sake, as above; a test holds them against the library's."""
-
-
-class LayoutType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
-    """Name of a layout, with a near match where it is wrong."""
-
-    name = "layout"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Check the name."""
-        if value not in LAYOUT_NAMES:
-            self.fail(unknown("layout", value, LAYOUT_NAMES), param, ctx)
-        return str(value)
-
-
-class FieldType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
-    """FIELD=VALUE, the value as in a spec file."""
-
-    name = "field"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
-        """Parse; which fields and values are legal is for the library to say."""
-        if isinstance(value, tuple):
-            return value
-        field, sign, text = str(value).partition("=")
-        if not sign or not field.strip():
-            self.fail(f"{value!r}: expected FIELD=VALUE, such as output.align_corners=true", param, ctx)
-        import tomllib
-
-        try:
-            return field.strip(), tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            return field.strip(), text.strip()  # a word without quotes
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Shown in the help."""
-        return "FIELD=VALUE"
-
-
-LAYOUT = LayoutType()
-
-
 def reading_options(function: Function) -> Function:
     """How a file is read where its tensors do not tell; read them with `reading_arguments`."""
     options = (
@@ -264,7 +169,7 @@ def reading_options(function: Function) -> Function:
         click.option(
             "--set",
             "changes",
-            type=FieldType(),
+            type=FIELD,
             multiple=True,
             help="Another value for a field that no tensor tells, such as output.align_corners=true; repeatable.",
         ),

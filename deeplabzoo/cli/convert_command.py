@@ -8,10 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplabzoo.cli.common import (
-    BACKEND,
-    LAYOUT,
-    LAYOUT_NAMES,
-    PATH,
     bar,
     force_option,
     json_option,
@@ -22,6 +18,7 @@ from deeplabzoo.cli.common import (
     say,
     source_path,
 )
+from deeplabzoo.cli.types import BACKENDS, DTYPE_NAMES, LAYOUT, LAYOUT_NAMES, PATH
 
 if TYPE_CHECKING:
     from deeplabzoo.verification import Verification
@@ -47,12 +44,14 @@ if TYPE_CHECKING:
 @reading_options
 @click.option(
     "--dtype",
-    type=click.Choice(["float64", "float32", "float16", "bfloat16"]),
+    type=click.Choice(DTYPE_NAMES),
     help="Element type to write; as in SOURCE by default.",
 )
 @click.option("--ledger", type=PATH, help="Write what happened to every tensor, with digests, to a JSON file.")
 @click.option(
     "--verify",
+    "backends",
+    type=BACKENDS,
     metavar="BACKEND[,BACKEND]",
     help="Read DEST back, compare every tensor, and run parity on it with these backends.",
 )
@@ -70,7 +69,7 @@ def command(
     from_layout: str | None,
     dtype: str | None,
     ledger: Path | None,
-    verify: str | None,
+    backends: tuple[str, ...] | None,
     dry_run: bool,
     force: bool,
     as_json: bool,
@@ -92,11 +91,8 @@ def command(
 
     if dest is None and not dry_run:
         raise click.UsageError("Missing argument 'DEST': name the file to write, or add --dry-run")
-    if verify is not None and (dest is None or dry_run):
+    if backends is not None and (dest is None or dry_run):
         raise click.UsageError("--verify reads DEST back: name it, and leave --dry-run out")
-    backends = [BACKEND.convert(name.strip(), None, ctx) for name in (verify or "").split(",") if name.strip()]
-    if verify is not None and not backends:
-        raise click.UsageError("--verify names no backend: expected at least one, with commas between")
     if ledger is not None:
         check_output(ledger, force=force)
         check_ledger(ledger, source, dest, to)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from deeplabzoo.cli.common import PATH, bar, print_table, say
+from deeplabzoo.cli.common import bar, print_table, say
+from deeplabzoo.cli.types import PATH
 
 
 @click.command("demo")

@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from deeplabzoo.cli.common import (
-    PATH,
     backend_option,
     bar,
     device_option,
@@ -20,6 +19,7 @@ from deeplabzoo.cli.common import (
     say,
     tell_assumed,
 )
+from deeplabzoo.cli.types import PATH
 
 
 @click.command("evaluate")

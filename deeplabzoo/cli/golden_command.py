@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplabzoo.cli.common import (
-    PATH,
-    SIZE,
-    BackendType,
     architecture_options,
     bar,
+    check_pythons,
     device_option,
     force_option,
     json_option,
+    judging_options,
     one_thread_for_numpy,
     print_json,
     print_table,
@@ -25,43 +24,13 @@ from deeplabzoo.cli.common import (
     spec_options,
     tell_assumed,
 )
-from deeplabzoo.cli.parity_options import BoundType
+from deeplabzoo.cli.types import BACKENDS, BOUND, PATH, NamesType, NameType
 
 if TYPE_CHECKING:
     from deeplabzoo.parity.drift import DriftRow
 
 
-class BackendsType(BackendType):
-    """Names of backends with commas between, each checked."""
-
-    name = "backends"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse into a tuple of names."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(name.strip() for name in str(value).split(",") if name.strip())
-        if not names:
-            self.fail("names none: expected at least one backend, with commas between", param, ctx)
-        return tuple(super(BackendsType, self).convert(name, param, ctx) for name in names)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Shown in the help."""
-        return "B,B,..."
-
-
-class DtypesType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
-    """Element types with commas between."""
-
-    name = "dtypes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Parse; which are legal is for the library to say."""
-        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(","))
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Shown in the help."""
-        return "D,D"
+DTYPES = NamesType(NameType("dtype", "DTYPE", ("float64", "float32")), "D,D")
 
 
 def _judged(ctx: click.Context, param: click.Parameter, bounds: tuple[tuple[Any, float], ...]) -> Any:
@@ -74,7 +43,7 @@ def _judged(ctx: click.Context, param: click.Parameter, bounds: tuple[tuple[Any,
 _bound_option = click.option(
     "--bound",
     "bounds",
-    type=BoundType(),
+    type=BOUND,
     multiple=True,
     callback=_judged,
     help="Largest allowed error of outputs, or of gradients=X; repeatable, for every dtype.  [default: 1e-11 in float64, 2e-5 in float32; gradients 1e-9 and 5e-2]",
@@ -94,10 +63,10 @@ def command() -> None:
 
 @command.command("record", short_help="Run a model and write the golden.")
 @architecture_options
-@click.option("--weights", help="Published weights by name, or a weights file; seeded lively weights by default.")
+@judging_options
 @click.option(
     "--backends",
-    type=BackendsType(),
+    type=BACKENDS,
     default="torch,paddle,keras",
     show_default=True,
     help="Backends to record, with commas between.",
@@ -105,34 +74,12 @@ def command() -> None:
 @click.option(
     "--dtype",
     "dtypes",
-    type=DtypesType(),
+    type=DTYPES,
     default="float64,float32",
     show_default=True,
     help="What they compute in, with commas between.",
 )
-@click.option(
-    "--size",
-    "sizes",
-    type=SIZE,
-    multiple=True,
-    help="Image size, repeatable; by default one odd size with all atrous taps live and one even size.",
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(min=0, max=2**63 - 1),
-    default=0,
-    show_default=True,
-    help="Seed of weights, images and labels.",
-)
-@click.option(
-    "--narrow",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Divide all channel counts by this, for a golden that is replayed in seconds.",
-)
 @click.option("--gradients/--no-gradients", default=True, show_default=True, help="Record gradients too.")
-@python_option
 @_bound_option
 @click.option("--output", type=PATH, required=True, metavar="FILE", help="The golden.")
 @force_option
@@ -159,6 +106,7 @@ def record_command(
     from deeplabzoo.models import canonical_model
     from deeplabzoo.parity.golden import record, recorded_rows
 
+    check_pythons(pythons, backends)
     check_output(output, force=force)
     arch, options = spec_options(**words)
     if weights is not None:
@@ -190,7 +138,7 @@ def record_command(
 @click.argument("file", metavar="GOLDEN", type=PATH)
 @click.option(
     "--backends",
-    type=BackendsType(),
+    type=BACKENDS,
     help="Backends to run, with commas between; by default the recorded ones. Others are judged against the recorded truth.",
 )
 @python_option
@@ -221,6 +169,7 @@ def check_command(
 
     golden = Golden.load(file)
     names = backends or golden.backends
+    check_pythons(pythons, names)
     dtypes = sum(1 if device == "gpu" else len(golden.dtypes(name)) for name in names)
     steps = dtypes * len(golden.inputs) * (2 if golden.truth.gradients else 1)
     with bar(steps, "check") as step:

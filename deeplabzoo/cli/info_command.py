@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from deeplabzoo.cli.common import SIZE, json_option, print_json, print_table
+from deeplabzoo.cli.common import json_option, print_json, print_table
+from deeplabzoo.cli.types import SIZE
 
 
 @click.command("info")

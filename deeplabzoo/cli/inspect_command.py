@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplabzoo.cli.common import (
-    PATH,
     json_option,
     print_json,
     print_table,
@@ -18,6 +17,7 @@ from deeplabzoo.cli.common import (
     reading_options,
     source_path,
 )
+from deeplabzoo.cli.types import PATH
 
 if TYPE_CHECKING:
     from deeplabzoo.weights_converter.convert import Source

@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplabzoo.cli.common import (
-    BACKEND,
-    PATH,
-    SIZE,
     architecture_options,
     bar,
+    check_pythons,
     device_option,
     json_option,
+    judging_options,
     one_thread_for_numpy,
     print_json,
     print_table,
-    python_option,
     say,
     spec_options,
     tell_assumed,
 )
-from deeplabzoo.cli.parity_options import BoundType, ChecksType
+from deeplabzoo.cli.types import BACKENDS, BOUND, CHECKS, DTYPE_NAMES, PATH
+from deeplabzoo.errors import GraphError
 
 if TYPE_CHECKING:
     from deeplabzoo.core.graph import Graph
@@ -33,15 +32,20 @@ if TYPE_CHECKING:
 
 @click.command("parity")
 @click.option(
-    "--backends", default="torch,paddle,keras", show_default=True, help="Backends to compare, with commas between."
+    "--backends",
+    "names",
+    type=BACKENDS,
+    default="torch,paddle,keras",
+    show_default=True,
+    help="Backends to compare, with commas between.",
 )
 @architecture_options
-@click.option("--weights", help="Published weights by name, or a weights file; seeded lively weights by default.")
+@judging_options
 @click.option("--against", metavar="WEIGHTS", help="Weights that the backends run, judged against those of --weights.")
 @click.option(
     "--check",
     "checks",
-    type=ChecksType(),
+    type=CHECKS,
     default="forward",
     show_default=True,
     help="What to compare: forward, gradients (evaluation mode), training (steps of SGD); with commas between.",
@@ -65,35 +69,18 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float64", "float32", "float16", "bfloat16"]),
+    type=click.Choice(DTYPE_NAMES),
     default=None,
     help="Judge pairs in float64, or each backend in lower precision against the float64 truth.  [default: float64, float32 on a GPU]",
 )
 @device_option
-@click.option(
-    "--size",
-    "sizes",
-    type=SIZE,
-    multiple=True,
-    help="Image size, repeatable; by default one odd size with all atrous taps live and one even size.",
-)
 @click.option("--image", "images", type=PATH, multiple=True, help="A photo to judge on, repeatable.")
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of weights, images and labels."
-)
 @click.option(
     "--bound",
     "bounds",
-    type=BoundType(),
+    type=BOUND,
     multiple=True,
     help="Largest allowed error, of the forward pass or of another check; repeatable.  [default: 1e-11 in float64, 2e-5 in float32; gradients 1e-9, training 1e-8 in float64]",
-)
-@click.option(
-    "--narrow",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Divide all channel counts by this, to judge the wiring of a large model in seconds.",
 )
 @click.option(
     "--small-rates",
@@ -110,7 +97,6 @@ if TYPE_CHECKING:
     multiple=True,
     help="With --trace: print this node, or all of this group, such as aspp; repeatable.",
 )
-@python_option
 @click.option(
     "--time-limit",
     type=click.FloatRange(min=1),
@@ -131,7 +117,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     /,
-    backends: str,
+    names: tuple[str, ...],
     weights: str | None,
     against: str | None,
     checks: tuple[Any, ...],
@@ -169,12 +155,10 @@ def command(
     one_thread_for_numpy()
     from deeplabzoo.core.training import Training
     from deeplabzoo.models import canonical_model
+    from deeplabzoo.parity.cases import dead_taps, subject
     from deeplabzoo.parity.run import parity
 
     arch, options = spec_options(**words)
-    names = [BACKEND.convert(name.strip(), None, ctx) for name in backends.split(",") if name.strip()]
-    if not names:
-        raise click.UsageError("--backends names none: expected at least one, with commas between")
     if dtype == "float64" and device == "gpu":
         raise click.UsageError(
             "--device gpu is judged in strict float32 against the float64 truth: use --dtype float32"
@@ -189,18 +173,18 @@ def command(
         raise click.UsageError("--node chooses from what --trace prints: add --trace")
     _check_settings(ctx, checks, bounds)
     _check_files({"--report": page, "--junit": junit, "--certificate": certificate}, (weights, against, *images))
+    check_pythons(pythons, names)
+    judged = None
+    if weights is not None:
+        judged, _ = canonical_model(arch, weights=weights, **options)
+        tell_assumed(judged)
+        arch, options = None, {}
     if certificate is not None:
         from deeplabzoo.parity.certificate import check_delivery
 
-        check_delivery(certificate)
-    if weights is not None:
-        model, _ = canonical_model(arch, weights=weights, **options)
-        tell_assumed(model)
-        arch, options = None, {}
-    judged: Any = None if weights is None else model
-    chosen = _chosen_nodes(
-        nodes, (arch, {"weights": judged, "seed": seed, "narrow": narrow, "small_rates": small_rates, **options})
-    )
+        check_delivery(certificate, judged)
+    it = subject(arch, weights=judged, seed=seed, narrow=narrow, small_rates=small_rates, **options)
+    chosen = _chosen_nodes(nodes, it.graph)
     inputs = len(sizes) + len(images) or 2
     with bar((len(names) + 1) * inputs * len(checks), "parity") as step:
         report = parity(
@@ -230,11 +214,18 @@ def command(
         _print(report, chosen)
     for line in report.lines():
         say(line)
-    if report.rows and not any(row.case.live for row in report.rows):
-        say("note: no input makes every atrous tap read a real pixel; add a larger --size to judge them all")
+    largest = max((row.case for row in report.rows), key=lambda case: case.height * case.width, default=None)
+    if largest is not None and not any(row.case.live for row in report.rows):
+        say(
+            f"note: no input makes every atrous tap read a real pixel; at {largest} live are of "
+            f"{', '.join(dead_taps(it.graph, largest))}; add a larger --size to judge them all"
+        )
     _write(report, page, junit, certificate)
     if not report.passed:
         ctx.exit(1)
+
+
+_SUFFIXES = {"--report": (".html", ".htm"), "--junit": (".xml",), "--certificate": (".json", ".safetensors")}
 
 
 def _check_settings(ctx: click.Context, checks: tuple[str, ...], bounds: tuple[tuple[str, float], ...]) -> None:
@@ -261,8 +252,8 @@ def _check_files(outputs: dict[str, Path | None], inputs: tuple[Any, ...]) -> No
     for option, file in outputs.items():
         if file is None:
             continue
-        suffixes = {"--report": (".html", ".htm"), "--junit": (".xml",)}.get(option)
-        if suffixes and file.suffix.lower() not in suffixes:
+        suffixes = _SUFFIXES[option]
+        if file.suffix.lower() not in suffixes:
             raise click.UsageError(f"{option} {file}: expected a name that ends in {' or '.join(suffixes)}")
         check_output(file, force=True)
         if (first := seen.setdefault(file.resolve(), option)) != option:
@@ -290,15 +281,12 @@ def _write(report: Report, page: Path | None, junit: Path | None, certificate: P
         say(f"wrote {certificate}")
 
 
-def _chosen_nodes(names: tuple[str, ...], model: tuple[Any, dict[str, Any]]) -> frozenset[str] | None:
+def _chosen_nodes(names: tuple[str, ...], graph: Graph) -> frozenset[str] | None:
     """Nodes that `--node` names, alone or by their groups; None for all."""
-    if not names:
-        return None
-    from deeplabzoo.parity.cases import subject
-
-    arch, options = model
-    graph: Graph = subject(arch, **options).graph
-    return graph.members(names)
+    try:
+        return graph.members(names) if names else None
+    except GraphError as error:
+        raise click.UsageError(f"--node: {error}") from None
 
 
 def _print(report: Report, nodes: frozenset[str] | None) -> None:

@@ -8,8 +8,6 @@ from typing import Any
 import click
 
 from deeplabzoo.cli.common import (
-    PALETTE_NAMES,
-    PATH,
     backend_option,
     bar,
     device_option,
@@ -22,6 +20,7 @@ from deeplabzoo.cli.common import (
     say,
     tell_assumed,
 )
+from deeplabzoo.cli.types import PALETTE_NAMES, PATH
 
 
 @click.command("predict")
