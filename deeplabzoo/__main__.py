@@ -1,5 +1,5 @@
 """`python -m deeplabzoo`."""
 
-from deeplabzoo.cli import main
+from deeplabzoo.cli import run
 
-main()
+run()

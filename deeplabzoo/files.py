@@ -56,9 +56,12 @@ def beside_then_rename(path: Path, *, force: bool = True) -> Iterator[Path]:
     in the meantime stays as well.
 
     Raises:
-        OutputError: the file can't be written (full disk, no permission), or has come into being.
+        OutputError: the file can't be written (full disk, no permission), has come into being, or is a folder, device
+            or pipe.
     """
     target = path.resolve()
+    if target.exists() and not target.is_file():
+        raise OutputError(f"output {path} is no regular file; give another name")
     beside = target.with_name(f".{secrets.token_hex(6)}{target.suffix[:16]}")
     try:
         yield beside

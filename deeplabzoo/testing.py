@@ -187,6 +187,9 @@ def _assert_live(
         if name not in known:
             raise BackendError(unknown("option of a live model", name, [*known, "against", "dtype", "sizes"]))
     named = isinstance(against, ArchSpec) or (isinstance(against, str) and "arch" in _question(against))
+    for name, twin, given in (("spec" if named else "weights", "against", against), ("x", "sizes", sizes)):
+        if given is not None and options.get(name) is not None:
+            raise BackendError(f"{twin} and {name} both say what a live model is judged on: give one of them")
     if against is not None:
         options["spec" if named else "weights"] = against
     wanted: list[tuple[int, int] | None] = [*(sizes or ())]

@@ -181,6 +181,11 @@ def test_where_it_can_go(report, tmp_path, file):
         with pytest.raises(OutputError, match=text):
             deliver(report, tmp_path / name)
         assert not (tmp_path / name).exists()
+    check_delivery(file, Canonical(SPEC, WEIGHTS))
+    changed = {name: array + 1 for name, array in WEIGHTS.items()}
+    for model in (None, Canonical(SPEC, changed), Canonical(SPEC.replace(output_stride=8), WEIGHTS)):
+        with pytest.raises(WeightsError, match="holds another model than the one that is judged; expected --weights "):
+            check_delivery(file, model)
     write_model(Canonical(SPEC, WEIGHTS), tmp_path / "other.pth")
     (tmp_path / "other.pth").rename(tmp_path / "other.safetensors")
     with pytest.raises(FormatError, match="is of format torch"):

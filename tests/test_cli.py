@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import sys
 import tomllib
 import zipfile
 
@@ -364,11 +365,14 @@ WRONG_USE = [
     (("build", "--output", "/nowhere/m.pth"), 1, "there is no folder /nowhere"),
     (("build", "--device", "tpu"), 2, "tpu"),
     (("parity", "--backends", "torch,padle"), 2, "did you mean 'paddle'"),
-    (("parity", "--backends", ""), 2, "--backends names none"),
+    (("parity", "--backends", ""), 2, "'' names none"),
     (("parity", "--bound", "0"), 2, "'--bound'"),
     (("parity", "--device", "gpu", "--dtype", "float64"), 2, "use --dtype float32"),
     (("parity", "--dtype", "float8"), 2, "float16"),
     (("parity", "--size", "axb"), 2, "expected HEIGHTxWIDTH"),
+    (("parity", "--certificate", "a.saftensors"), 2, "expected a name that ends in .json or .safetensors"),
+    (("parity", "--trace", "--node", "asp"), 2, "unknown node 'asp'.*did you mean 'aspp'"),
+    (("parity", "--backends", "torch", "--python", f"paddle={sys.executable}"), 2, "paddle, which takes no part"),
     (("convert", "x.pth"), 2, "Missing argument 'DEST'"),
     (("convert", "x.pth", "y.mnn"), 1, "unknown suffix '.mnn'"),
     (("convert", "x.pth", "y.pth", "--to", "mnn"), 2, "mnn"),

@@ -201,7 +201,7 @@ def test_parity_report(backend):
     assert report.to_dict()["passed"]
     assert report.sides[0].versions["python"]
     assert not deeplabzoo.parity(small_spec(), backends=[backend], sizes=[(33, 33)], bound=1e-30).passed
-    assert cases.dead_taps(small_spec(), cases.Case(1, 33, 33, False))
+    assert cases.dead_taps(build_graph(small_spec()), cases.Case(1, 33, 33, False))
 
 
 def test_a_nudged_weight_fails(requested, monkeypatch):

@@ -124,7 +124,9 @@ found = [attempt(), attempt(dtype="float64", sizes=[(49, 65), (65, 49)]), attemp
 model.get_submodule("decoder.conv1.depthwise.bn").eps = 0.1
 found += [attempt(sizes=[(49, 65)]), attempt(against=model.spec, sizes=[(49, 65)], bound=0.9)]
 found.append([attempt(backends=["torch"]), attempt(pythons={"torch": sys.executable}), attempt(nams={}),
-              attempt(size=(49, 65)), attempt(sizes=[65])])
+              attempt(size=(49, 65)), attempt(sizes=[65]), attempt(against=arch, spec=model.spec),
+              attempt(against=f"{folder}/b.pth", weights=f"{folder}/a.safetensors"),
+              attempt(sizes=[(49, 65)], x=torch.zeros(1, 3, 49, 65).numpy())])
 print(json.dumps(found))
 """
 
@@ -143,13 +145,17 @@ def test_a_live_model(files, requested):
         "DeepLab in memory against v3plus_mobilenet_v2, stride 16: not the same function in float64, bound 1e-11"
     )
     assert "at decoder.conv1.depthwise.bn (decoder.conv1.depthwise.bn, BatchNorm2d)" in blame
-    backends, pythons, option, size, number = refused
+    backends, pythons, option, size, number, *twice = refused
     assert backends == pythons
     assert backends.startswith("BackendError: a live model runs in its own framework and in this process: leave ")
     assert "unknown option of a live model 'nams'" in option
     assert "did you mean 'names'?" in option
     assert "did you mean 'sizes'?" in size
     assert number == "BackendError: size 65: expected height and width of each, such as sizes=[(65, 65)]"
+    told = "both say what a live model is judged on: give one of them"
+    assert twice == [
+        f"BackendError: {a} and {b} {told}" for a, b in (("against", "spec"), ("against", "weights"), ("sizes", "x"))
+    ]
 
 
 def test_interpreters_by_any_name_of_a_backend(monkeypatch):

@@ -133,7 +133,7 @@ def test_command(tmp_path):
         *common,
         "--node",
         "aspp.branch9.conv",
-        code=1,
+        code=2,
         match="unknown node 'aspp.branch9.conv': .*did you mean 'aspp.branch",
     )
     fails("parity", "--against", tmp_path / "b.pth", "--backends", "onnx", code=2, match="add --weights")

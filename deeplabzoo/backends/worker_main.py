@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import select
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -16,6 +19,8 @@ from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.training import Training
 from deeplabzoo.errors import BackendError, DeepLabZooError, WorkerError
 
+_GRACE = 5.0  # seconds in which a worker that is idle ends by itself
+
 
 def main(name: str, device: str) -> None:
     """Answer messages until the other side closes the stream."""
@@ -26,6 +31,7 @@ def main(name: str, device: str) -> None:
     if sys.stdin is None:  # closed by what started this interpreter
         wire.send(answers, {"error": f"{sys.executable} was started without standard input, where the calls come from"})
         return
+    threading.Thread(target=_end_with, args=(sys.stdin.fileno(),), daemon=True).start()
     session = _Session(resolve(name), device, answers)
     while True:
         try:
@@ -38,6 +44,17 @@ def main(name: str, device: str) -> None:
             wire.send(answers, {"error": str(error), "backend": isinstance(error, BackendError)})
         except Exception as error:
             wire.send(answers, {"error": _told(error)})
+
+
+def _end_with(calls: int) -> None:
+    """End this process, whatever it is doing, soon after the one that calls it is gone."""
+    if not hasattr(select, "poll"):
+        return
+    poll = select.poll()
+    poll.register(calls, 0)  # of no data, which is the main thread's; that nobody can write any more is always told
+    poll.poll()
+    time.sleep(_GRACE)
+    os._exit(0)
 
 
 @dataclass

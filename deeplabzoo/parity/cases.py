@@ -130,11 +130,11 @@ def seeded_image(graph: Graph, case: Case, seed: int, place: int = 0) -> np.ndar
     return np.random.default_rng([seed, place]).standard_normal(shape)
 
 
-def dead_taps(spec: ArchSpec, case: Case) -> list[str]:
+def dead_taps(graph: Graph, case: Case) -> list[str]:
     """Atrous kernels with taps that read nothing but padding in a case, as `node: live of total`."""
     return [
         f"{taps.node}: {taps.live} of {taps.total}"
-        for taps in live_taps(build_graph(spec), case.height, case.width)
+        for taps in live_taps(graph, case.height, case.width)
         if taps.live < taps.total
     ]
 

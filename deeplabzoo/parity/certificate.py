@@ -21,7 +21,8 @@ from deeplabzoo.files import beside_then_rename
 from deeplabzoo.parity.cases import weights_digest
 from deeplabzoo.parity.report import Check, Report, Row
 from deeplabzoo.weights_converter import formats
-from deeplabzoo.weights_converter.formats import safetensors, shown
+from deeplabzoo.weights_converter.canonical import Canonical
+from deeplabzoo.weights_converter.formats import Checkpoint, safetensors, shown
 from deeplabzoo.weights_converter.source import read_source
 
 FORMAT_VERSION = 1
@@ -93,9 +94,7 @@ def embed(made: Mapping[str, Any], path: Path) -> None:
         FormatError, LayoutError: the file can't be read.
         OutputError: it can't be written.
     """
-    checkpoint = formats.read(path)
-    if checkpoint.format != safetensors.NAME:
-        raise FormatError(f"{path} is of format {checkpoint.format}: a certificate is embedded in safetensors alone")
+    checkpoint = _safetensors(path)
     if problem := _misfit(made, path):
         raise WeightsError(f"{path}: {problem}; judge this file, with --weights {path}, and embed that certificate")
     with beside_then_rename(path) as beside:
@@ -143,24 +142,34 @@ def verify(path: Path, made: Mapping[str, Any] | None = None) -> str:
 
 def misfit(made: Mapping[str, Any], graph: Graph, weights: Weights) -> str:
     """Why a certificate is not of this network and these weights, or an empty text where it is."""
-    for what, key, found in (
-        ("another network", "graph_sha256", graph.digest()),
-        ("other weights", "weights_sha256", weights_digest(graph, weights)),
-    ):
+    whats = {"graph_sha256": "another network", "weights_sha256": "other weights"}
+    for key, found in _digests(graph, weights).items():
         if made[key] != found:
-            return f"the certificate is of {what}: SHA-256 {shown(made[key][:12])}..., here {found[:12]}..."
+            return f"the certificate is of {whats[key]}: SHA-256 {shown(made[key][:12])}..., here {found[:12]}..."
     return ""
 
 
-def check_delivery(path: Path) -> None:
-    """`OutputError` where `deliver` could not put a certificate: another suffix, or no safetensors file to embed it in."""
-    if path.suffix not in _SUFFIXES:
-        raise OutputError(
-            f"certificate {path}: expected .json, which is written, or the .safetensors file that was judged"
-            + near_match(path.suffix, _SUFFIXES)
-        )
-    if path.suffix == ".safetensors" and not path.is_file():
-        raise OutputError(f"certificate {path}: there is no such file to embed it in; expected the weights judged")
+def check_delivery(path: Path, model: Canonical | None = None) -> None:
+    """Look before a long run whether `deliver` will be able to put its certificate.
+
+    Args:
+        path: of the certificate.
+        model: that is to be judged; none for seeded weights, which no file holds.
+
+    Raises:
+        OutputError: another suffix, or no safetensors file to embed it in.
+        WeightsError: the safetensors file holds another model.
+        FormatError, LayoutError: it can't be read.
+    """
+    _check_name(path)
+    if path.suffix == ".safetensors":
+        _safetensors(path)
+        held = read_source(path, lazy=True).model
+        if model is None or _digests(held.graph, held.weights) != _digests(model.graph, model.weights):
+            raise WeightsError(
+                f"certificate {path}: the file holds another model than the one that is judged; expected --weights {path}, "
+                "or a certificate that ends in .json"
+            )
 
 
 def deliver(report: Report, path: Path) -> None:
@@ -170,7 +179,7 @@ def deliver(report: Report, path: Path) -> None:
         OutputError: another suffix, or a file that can't be written.
         WeightsError, FormatError, LayoutError: as for `embed`.
     """
-    check_delivery(path)
+    _check_name(path)
     today = datetime.datetime.now(datetime.UTC)
     if path.suffix == ".json":
         write_certificate(report, path, today)
@@ -187,6 +196,27 @@ def summary(made: Mapping[str, Any], problem: str) -> str:
         checks.append(f"{name} {largest}")
     line = f"{made['verdict']} in {made['dtype']} on {made['device']}, {made['date'][:10]}: {', '.join(checks)}"
     return f"{line}; {problem or 'fits the tensors'}"
+
+
+def _check_name(path: Path) -> None:
+    if path.suffix not in _SUFFIXES:
+        raise OutputError(
+            f"certificate {path}: expected .json, which is written, or the .safetensors file that was judged"
+            + near_match(path.suffix, _SUFFIXES)
+        )
+    if path.suffix == ".safetensors" and not path.is_file():
+        raise OutputError(f"certificate {path}: there is no such file to embed it in; expected the weights judged")
+
+
+def _safetensors(path: Path) -> Checkpoint:
+    checkpoint = formats.read(path)
+    if checkpoint.format != safetensors.NAME:
+        raise FormatError(f"{path} is of format {checkpoint.format}: a certificate is embedded in safetensors alone")
+    return checkpoint
+
+
+def _digests(graph: Graph, weights: Weights) -> dict[str, str]:
+    return {"graph_sha256": graph.digest(), "weights_sha256": weights_digest(graph, weights)}
 
 
 def _misfit(made: Mapping[str, Any], path: Path) -> str:

@@ -91,16 +91,18 @@ def update_error(
         start: before the first step, as the side had them.
     """
     off = moved = 0.0
-    for name in filter(trainable, truth):
-        by, right = (side[name].astype(np.float64) - start[name] for side in (found, truth))
-        off += float(np.square(by - right).sum())
-        moved += float(np.square(right).sum())
+    with np.errstate(invalid="ignore", over="ignore"):  # the ratio of what is not finite is infinite
+        for name in filter(trainable, truth):
+            by, right = (side[name].astype(np.float64) - start[name] for side in (found, truth))
+            off += float(np.square(by - right).sum())
+            moved += float(np.square(right).sum())
     return _ratio(off**0.5, moved**0.5)
 
 
 def label_agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Share of pixels whose largest channel is the same, for outputs N, C, H, W."""
-    return float((a.argmax(axis=1) == b.argmax(axis=1)).mean())
+    """Share of pixels whose largest channel is the same, for outputs N, C, H, W; one that is not finite agrees with none."""
+    finite = np.isfinite(a).all(axis=1) & np.isfinite(b).all(axis=1)
+    return float((finite & (a.argmax(axis=1) == b.argmax(axis=1))).mean())
 
 
 def _largest_difference(a: np.ndarray, b: np.ndarray) -> float:

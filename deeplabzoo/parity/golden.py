@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplabzoo.backends import Backend, by_full_name, resolve
+from deeplabzoo.backends import by_full_name
 from deeplabzoo.backends.worker import Worker
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.graph import Graph
@@ -24,9 +24,9 @@ from deeplabzoo.parity.cases import REFEREE, Case, Progress, case_of, default_ca
 from deeplabzoo.parity.compare import BOUNDS, GRADIENT_BOUNDS, error
 from deeplabzoo.parity.drift import KINK, Change, Drift, DriftRow
 from deeplabzoo.parity.golden_file import Golden, Input, Record, check_limits
-from deeplabzoo.parity.judge import Answers, Exam, answers_of_referee, answers_of_worker, make_exam
+from deeplabzoo.parity.judge import NO_GRADIENTS, Answers, Exam, answers_of_referee, answers_of_worker, make_exam
 from deeplabzoo.parity.report import Check
-from deeplabzoo.parity.run import environment
+from deeplabzoo.parity.run import environment, taking_part
 from deeplabzoo.parity.sketch import (
     digest_of,
     gradient_sizes,
@@ -40,7 +40,6 @@ from deeplabzoo.parity.sketch import (
 _USUAL: dict[Check, dict[str, float]] = {"forward": BOUNDS, "gradients": GRADIENT_BOUNDS}
 _SEEDS = 2**63
 _NOT_ASKED = "gradients were not asked for"
-_NO_GRADIENTS = "an exported model has no gradients"
 
 
 def record(
@@ -87,7 +86,8 @@ def record(
         raise BackendError(
             f"seed = {seed}: expected a whole number from 0 to {_SEEDS - 1}, which is all a golden keeps"
         )
-    chosen = _taking_part(backends, elsewhere, bounds or {})
+    chosen = taking_part(backends, elsewhere)
+    _check_bounds(bounds or {})
     if not dtypes or (strange := [dtype for dtype in dtypes if dtype not in GRADIENT_BOUNDS]):
         raise BackendError(unknown("dtype", strange[0] if dtypes else "", GRADIENT_BOUNDS))
     it = subject(arch, weights=weights, seed=seed, narrow=narrow, **options)
@@ -157,7 +157,8 @@ def check(
         FormatError: this numpy draws other images.
     """
     tell, elsewhere = progress or (lambda line: None), by_full_name(pythons)
-    chosen = _taking_part(golden.backends if backends is None else backends, elsewhere, bounds or {})
+    chosen = taking_part(golden.backends if backends is None else backends, elsewhere)
+    _check_bounds(bounds or {})
     if device not in DEVICES:
         raise BackendError(unknown("device", device, DEVICES))
     graph = build_graph(golden.spec)
@@ -207,22 +208,12 @@ def here() -> dict[str, str]:
     return {**environment(), "processor": name}
 
 
-def _taking_part(names: Sequence[str], pythons: Mapping[str, str], bounds: Mapping[Check, float]) -> list[Backend]:
-    chosen = list(dict.fromkeys(resolve(name) for name in names))
-    if not chosen:
-        raise BackendError("no backend was named: expected at least one")
-    for name in pythons:
-        if resolve(name) not in chosen:
-            raise BackendError(
-                f"an interpreter was given for {name}, which takes no part: expected one of "
-                + ", ".join(backend.name for backend in chosen)
-            )
+def _check_bounds(bounds: Mapping[Check, float]) -> None:
     for what, value in bounds.items():
         if what not in _USUAL:
             raise BackendError(unknown("check", what, _USUAL))
         if not 0 < value < float("inf"):
             raise BackendError(f"bound = {value!r} for {what}: expected a finite number above 0")
-    return chosen
 
 
 def _check_right(rows: Iterable[DriftRow]) -> None:
@@ -287,7 +278,7 @@ def _replay(
     answers = Answers()
     answers_of_worker(exam, worker, dtype, answers, tell)
     if not worker.backend.flags.GRADIENTS:
-        left_out = _NO_GRADIENTS
+        left_out = NO_GRADIENTS
     return _sketch(exam, inputs, worker.backend.name, dtype, answers, worker.versions, left_out)
 
 

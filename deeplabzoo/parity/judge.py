@@ -132,6 +132,10 @@ def make_exam(
     return Exam(graph, weights, tuple(cases), tuple(images), tuple(checks), tuple(labels), steps, taught, other)
 
 
+NO_GRADIENTS = "an exported model has no gradients"
+"""Why a backend whose `GRADIENTS` are false takes no part in what needs them."""
+
+
 def answers_of_referee(exam: Exam, tell: Progress = lambda line: None) -> Answers:
     """The truth, by numpy in float64."""
     answers = Answers()

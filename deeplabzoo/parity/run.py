@@ -6,7 +6,7 @@ import contextlib
 import platform
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from deeplabzoo.models import DTYPES, WeightsLike, check_runtime
 from deeplabzoo.parity.blame import blamed_parameter
 from deeplabzoo.parity.cases import REFEREE, Case, Progress, Subject, case_of, default_cases, subject, weights_digest
 from deeplabzoo.parity.judge import (
+    NO_GRADIENTS,
     Answers,
     Exam,
     answers_of_referee,
@@ -36,8 +37,6 @@ from deeplabzoo.parity.trace import Trace, check_same_nodes, trace_sides
 
 LESSON_BATCH = 4
 """Images of a training step: of two, image pooling leaves batch norm two values a channel, whose sign alone it keeps."""
-
-_NO_GRADIENTS = "an exported model has no gradients"
 
 
 def parity(
@@ -102,8 +101,8 @@ def parity(
     tell = progress or (lambda line: None)
     elsewhere = by_full_name(pythons)
     chosen = _backends(backends, elsewhere, dtype, device)
-    checks = tuple(dict.fromkeys(checks))
     limits = _limits(bound, bounds or {}, checks)
+    checks = tuple(check for check in CHECKS if check in checks)  # in their order: training moves the weights
     for check in checks:
         usual_bound(dtype, check)
     if not time_limit > 0:
@@ -156,6 +155,27 @@ def parity(
             tuple(pictures(exam, truths, answers)),
             environment(),
         )
+
+
+def taking_part(names: Sequence[str], pythons: Mapping[str, str]) -> list[Backend]:
+    """The backends of a run, each once.
+
+    Args:
+        names: of backends.
+        pythons: interpreters of other environments, by the backend's full name.
+
+    Raises:
+        BackendError: an unknown name or none at all, or an interpreter for a backend that takes no part.
+    """
+    chosen = list(dict.fromkeys(resolve(name) for name in names))
+    if not chosen:
+        raise BackendError("no backend was named: expected at least one")
+    if strange := pythons.keys() - {backend.name for backend in chosen}:
+        raise BackendError(
+            f"an interpreter was given for {', '.join(sorted(strange))}, which takes no part: expected one of "
+            + ", ".join(backend.name for backend in chosen)
+        )
+    return chosen
 
 
 def environment() -> dict[str, str]:
@@ -232,7 +252,7 @@ class _Player:
             self.worker.versions if alive else {},
             dict(self.worker.seconds),
             self.failure,
-            {check: _NO_GRADIENTS for check in checks if check in lacks},
+            {check: NO_GRADIENTS for check in checks if check in lacks},
         )
 
 
@@ -255,6 +275,7 @@ class _Team:
 
         The referee works meanwhile, while frameworks are still being imported.
         """
+        truth: Future[Answers] = Future()
         stopped = threading.Event()
 
         def tell_referee(line: str) -> None:
@@ -262,16 +283,20 @@ class _Team:
                 raise CancelledError
             tell(line)
 
-        with ThreadPoolExecutor(1) as pool:
-            truth = pool.submit(answers_of_referee, exam, tell_referee)
+        def work() -> None:
             try:
-                for player in self.players:
-                    player.answer(exam, tell)
-                return truth.result()
-            except BaseException:  # of Ctrl-C too: nobody should wait for what nobody wants
-                stopped.set()
-                self.close()
-                raise
+                truth.set_result(answers_of_referee(exam, tell_referee))
+            except BaseException as error:  # raised where the result is asked for
+                truth.set_exception(error)
+
+        # A pool would wait for the referee's step before Ctrl-C ends the program.
+        threading.Thread(target=work, daemon=True).start()
+        try:
+            for player in self.players:
+                player.answer(exam, tell)
+            return truth.result()
+        finally:
+            stopped.set()
 
     def check_device(self) -> None:
         """`BackendError` where a GPU was asked for and nobody has one; waits until all are there."""
@@ -338,14 +363,7 @@ def _backends(names: Sequence[str], pythons: Mapping[str, str], dtype: str, devi
         raise BackendError(unknown("dtype", dtype, DTYPES))
     if device == "gpu" and dtype == "float64":
         raise BackendError("device gpu is judged in strict float32 against the float64 truth: use --dtype float32")
-    chosen = list(dict.fromkeys(resolve(name) for name in names))
-    if not chosen:
-        raise BackendError("no backend was named: expected at least one")
-    if strange := pythons.keys() - {backend.name for backend in chosen}:
-        raise BackendError(
-            f"an interpreter was given for {', '.join(sorted(strange))}, which takes no part: expected one of "
-            + ", ".join(backend.name for backend in chosen)
-        )
+    chosen = taking_part(names, pythons)
     for backend in chosen:
         if backend.name not in pythons:
             check_runtime(backend, dtype, device)

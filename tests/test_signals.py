@@ -1,0 +1,69 @@
+"""A command that is told to end leaves no worker behind, whatever everybody is in the middle of."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LONG = ("--arch", "v3plus", "--narrow", "8", "--backends", "torch", "--check", "training", "--steps", "100000")
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="looks for child processes in Linux' /proc"
+)
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{parent}/task").iterdir():
+        found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def within(seconds: float, what) -> bool:
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"), [("SIGINT", 1), ("SIGTERM", 128 + 15), ("SIGHUP", 128 + 1), ("SIGKILL", -9)]
+)
+def test_nobody_is_left_behind(sent, status):
+    command = [sys.executable, "-m", "deeplabzoo", "parity", *LONG]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as program:
+        try:
+            assert within(30, lambda: children(program.pid)), "no worker was started"
+            workers = children(program.pid)
+            time.sleep(1)
+            assert all(map(runs, workers))
+            program.send_signal(getattr(signal, sent))
+            said = program.communicate(timeout=20)[1].decode()
+        finally:
+            program.kill()
+    assert program.returncode == status
+    assert "Traceback" not in said
+    assert within(15, lambda: not any(map(runs, workers))), f"worker left: {[w for w in workers if runs(w)]}"
+
+
+def test_deaf_to_the_terminals_end_where_it_was_asked_to_be():
+    """As `nohup` starts it."""
+    code = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); import sys; sys.argv[1:] = ['--version'];"
+    code += "from deeplabzoo.cli import run\ntry:\n    run()\nfinally:\n    print(signal.getsignal(signal.SIGHUP).name)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert done.stdout.splitlines()[-1] == "SIG_IGN"
