@@ -23,7 +23,7 @@ _GRACE = 5.0  # seconds in which a worker that is idle ends by itself
 
 
 def main(name: str, device: str) -> None:
-    """Answer messages until the other side closes the stream."""
+    """Answer messages until the other side closes the stream, then end the process."""
     # Frameworks print to stdout; the answers need it for themselves, so everything else goes to stderr.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
@@ -37,7 +37,8 @@ def main(name: str, device: str) -> None:
         try:
             header, arrays = wire.receive(sys.stdin.buffer)
         except EOFError:
-            return
+            sys.stderr.flush()
+            os._exit(0)  # frameworks take up to a second to tidy up what ends here anyway
         try:
             session.answer(header, arrays)
         except DeepLabZooError as error:
