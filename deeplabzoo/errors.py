@@ -69,15 +69,19 @@ def near_match(value: object, legal: Iterable[str]) -> str:
 
 
 _MOST_NAMES = 24
+_LONGEST = 120
 
 
 def unknown(what: str, value: object, legal: Iterable[str]) -> str:
     """Say that `value` is no legal `what`, list the legal ones (of many, the nearest) and suggest a near one."""
     names = [str(name) for name in legal]
+    received = repr(value)
+    if len(received) > _LONGEST:  # a whole graph where a name belongs
+        received = f"{received[: _LONGEST - 3]}..."
     if len(names) <= _MOST_NAMES:
-        return f"unknown {what} {value!r}: expected one of {', '.join(names)}{near_match(value, names)}"
+        return f"unknown {what} {received}: expected one of {', '.join(names)}{near_match(value, names)}"
     shown = difflib.get_close_matches(str(value), names, n=6, cutoff=0.3) or names[:6]
     return (
-        f"unknown {what} {value!r}: expected one of {len(names)} names, such as {', '.join(shown)}"
+        f"unknown {what} {received}: expected one of {len(names)} names, such as {', '.join(shown)}"
         f"{near_match(value, names)}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from helpers import LIVE_RATES, image, lively, small_spec
 
 import deeplabzoo
 from deeplabzoo.backends.worker import Worker
-from deeplabzoo.core import reference
+from deeplabzoo.core import reference, training
 from deeplabzoo.core.analysis import all_taps_live, live_taps
 from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.spec import make_spec
 from deeplabzoo.core.weights import seeded_weights
-from deeplabzoo.errors import BackendError, GraphError, SpecError, WeightsError
-from deeplabzoo.parity import cases, compare
+from deeplabzoo.errors import BackendError, GraphError, SpecError, WeightsError, WorkerError
+from deeplabzoo.parity import cases, compare, judge
 from deeplabzoo.parity.compare import BOUNDS, error, label_agreement
 
 SIZES = ((65, 97), (64, 80))
@@ -316,3 +317,59 @@ def test_training_that_does_not_move_is_found():
         assert compare.update_error(twice, truth, weights) > 0.5
         right = {name: array.astype(dtype) for name, array in truth.items()}
         assert compare.update_error(right, truth, weights) < compare.TRAINING_BOUNDS[dtype]
+
+
+class Partial:
+    """A worker that answers as the referee does, but for what `left_out` drops."""
+
+    def __init__(self, left_out):
+        self.left_out = left_out
+        self.backend = SimpleNamespace(name="partial", flags=SimpleNamespace(GRADIENTS=True))
+
+    def load(self, graph, weights, *, dtype):
+        self.graph, self.weights = graph, weights
+
+    def forward(self, x):
+        return self.without("forward", reference.forward(self.graph, self.weights, x))
+
+    def gradients(self, x, labels):
+        loss, found, _ = training.gradients(self.graph, self.weights, x, labels)
+        return loss, self.without("gradients", found)
+
+    def train(self, x, labels, settings, keep):
+        steps = list(training.train(self.graph, self.weights, x, labels, settings))
+        for loss, now in steps[:-1] if "last" in self.left_out else steps:
+            yield loss, self.without("training", now)
+
+    def without(self, check, found):
+        return {name: array for name, array in found.items() if (check, name) != self.left_out}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "told"),
+    [
+        ((), None),
+        (("forward", "aux"), "partial gave no aux among its outputs"),
+        (("gradients", "input"), "partial gave no input among its gradients"),
+        (("gradients", "classifier.conv.bias"), "partial gave no classifier.conv.bias among its gradients"),
+        (("training", "classifier.conv.bias"), "partial gave no classifier.conv.bias among its weights after step 1"),
+        (("training", "last"), "partial gave no 2 among its training steps"),
+    ],
+)
+def test_what_a_backend_leaves_out_is_no_pass(left_out, told):
+    graph = build_graph(small_spec(aux={"channels": 8}))
+    case = cases.case_of(graph, 2, 33, 49)
+    exam = judge.make_exam(
+        graph,
+        seeded_weights(graph, 0, statistics="lively"),
+        [case],
+        checks=("forward", "gradients", "training"),
+        training=training.Training(steps=2),
+    )
+    answers = judge.Answers()
+    if told is None:
+        judge.answers_of_worker(exam, Partial(left_out), "float64", answers)
+        assert [*answers.trained] == [1, 2]
+        return
+    with pytest.raises(WorkerError, match=f"{told}: it runs another network"):
+        judge.answers_of_worker(exam, Partial(left_out), "float64", answers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +19,7 @@ from deeplabzoo.core import training as referee
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.training import Training, loss_weights, seeded_labels
 from deeplabzoo.core.weights import Weights
-from deeplabzoo.errors import BackendError
+from deeplabzoo.errors import BackendError, WorkerError
 from deeplabzoo.parity.cases import REFEREE, Case, Progress, seeded_image
 from deeplabzoo.parity.compare import (
     BOUNDS,
@@ -169,12 +169,15 @@ def answers_of_worker(
     if "forward" in exam.checks:
         for case, image in zip(exam.cases, exam.images, strict=True):
             tell(f"{name}, {case}, forward in {dtype}")
-            answers.outputs.append(worker.forward(image))
+            outputs = worker.forward(image)
+            _check_whole(name, "outputs", outputs, dict(exam.graph.outputs))
+            answers.outputs.append(outputs)
     if not worker.backend.flags.GRADIENTS:
         return
     for case, image, labels in zip(exam.cases, exam.images, exam.labels, strict=False):
         tell(f"{name}, {case}, gradients in {dtype}")
         loss, found = worker.gradients(image, labels)
+        _check_whole(name, "gradients", found, _learned(exam.graph))
         answers.gradients.append({LOSS: np.array(loss), **found})
     if exam.lesson is not None:
         case, image, labels = exam.lesson
@@ -182,8 +185,20 @@ def answers_of_worker(
         for step, (loss, now) in enumerate(steps, 1):
             tell(f"{name}, {case}, training step {step} in {dtype}")
             if step in exam.kept:
+                _check_whole(name, f"weights after step {step}", now, exam.graph.parameters())
                 kept = {parameter: now[parameter] for parameter in exam.graph.parameters()}
                 answers.trained[step] = {LOSS: np.array(loss), **kept}
+        _check_whole(name, "training steps", map(str, answers.trained), map(str, exam.kept))
+
+
+def _learned(graph: Graph) -> list[str]:
+    return [*filter(referee.trainable, graph.parameters()), referee.INPUT]
+
+
+def _check_whole(name: str, what: str, made: Iterable[str], wanted: Iterable[str]) -> None:
+    """`WorkerError` where something is missing: what nobody made nobody would judge."""
+    if missing := sorted({*wanted} - {*made}):
+        raise WorkerError(f"{name} gave no {', '.join(missing[:3])} among its {what}: it runs another network")
 
 
 def compare(
