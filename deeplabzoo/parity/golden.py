@@ -26,7 +26,7 @@ from deeplabzoo.parity.drift import KINK, Change, Drift, DriftRow
 from deeplabzoo.parity.golden_file import Golden, Input, Record, check_limits
 from deeplabzoo.parity.judge import NO_GRADIENTS, Answers, Exam, answers_of_referee, answers_of_worker, make_exam
 from deeplabzoo.parity.report import Check
-from deeplabzoo.parity.run import environment, taking_part
+from deeplabzoo.parity.run import environment
 from deeplabzoo.parity.sketch import (
     digest_of,
     gradient_sizes,
@@ -36,6 +36,7 @@ from deeplabzoo.parity.sketch import (
     sketch_gradients,
     sketch_outputs,
 )
+from deeplabzoo.parity.team import taking_part
 
 _USUAL: dict[Check, dict[str, float]] = {"forward": BOUNDS, "gradients": GRADIENT_BOUNDS}
 _SEEDS = 2**63
