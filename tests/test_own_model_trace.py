@@ -98,10 +98,10 @@ def test_the_blame(framework, fault, requested):
     ("framework", "way", "largest"),
     [
         ("torch", "right", 1e-13), ("torch", "float32", 1e-5), ("torch", "wrapped", 1e-13),
-        ("torch", "half", 1e-2),
+        ("torch", "half", 1e-2), ("torch", "around", 1e-13), ("torch", "compiled", 1e-13),
         ("torch", "in a training module", 1e-13), ("torch", "twice", 1e-13), ("torch", "ours", 1e-13),
         # Paddle's and TensorFlow's own resizes work in float32.
-        ("paddle", "right", 1e-5), ("paddle", "wrapped", 1e-5), ("paddle", "scores alone", 1e-5),
+        ("paddle", "right", 1e-5), ("paddle", "wrapped", 1e-5), ("paddle", "scores alone", 1e-5), ("paddle", "around", 1e-5),
         ("keras", "right", 1e-6), ("keras", "no spec", 1e-6), ("keras", "float32", 1e-5),
         ("keras", "of a class", 1e-6), ("keras", "ours", 1e-12),
     ],
@@ -113,6 +113,33 @@ def test_models_that_are_right(framework, way, largest, requested):
     assert found["node"] is None
     assert 0 < found["worst"] < largest
     assert "no node is to blame" in found["line"]
+
+
+@pytest.mark.parametrize(
+    ("framework", "way"),
+    [
+        ("torch", "doubled around"),
+        ("torch", "softmax around"),
+        ("torch", "labels around"),
+        ("paddle", "doubled around"),
+    ],
+)
+def test_what_is_around_the_network_counts(framework, way, requested):
+    """The network within is right; what the model makes of it is not what its weights say."""
+    found = said(framework, requested)[way]
+    assert not found["passed"]
+    assert found["node"] == "output.resize"
+    assert found["module"] == "what the model returns as out"
+
+
+def test_what_is_around_the_network_runs(requested):
+    found = said("torch", requested)
+    assert found["nothing around"].startswith("GraphError: the model returns NoneType: expected an array")
+    assert "the model does not run on images of" in found["fails around"]
+    assert "ZeroDivisionError" in found["fails around"]
+    for way, name in (("in a training module", "Lightning"), ("compiled", "OptimizedModule")):
+        assert f"not run: {name}, which is around the network; give the model that you call" in found[way]["notes"]
+    assert not any("not run" in note for note in found["around"]["notes"])
 
 
 def test_every_module_with_tensors_is_a_node(requested):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class LiveModel(ABC):
     separator: str
     epsilon_name = ""
     exact = False
+    notes: tuple[str, ...] = ()
+    """What was run, where that is not the model that was given."""
 
     @property
     def leaves(self) -> list[str]:
@@ -87,7 +89,7 @@ class LiveModel(ABC):
 
 
 def live_model(model: Any, tensors: Collection[str], file_format: str) -> LiveModel:
-    """The network that the tensors belong to, without what wraps it (`DataParallel`, a training module).
+    """The model, and the network in it that the tensors belong to, whose modules are named from there.
 
     Args:
         model: of PyTorch, Paddle or Keras.
@@ -97,31 +99,50 @@ def live_model(model: Any, tensors: Collection[str], file_format: str) -> LiveMo
     if file_format == "keras2-h5":
         return _KerasModel(model)
     parts = "named_modules" if file_format == "torch" else "named_sublayers"
-    inside = [model, *(module for _, module in getattr(model, parts)())]  # the innermost last
+    inside = dict.fromkeys((model, *(module for _, module in getattr(model, parts)())))  # the innermost last
     network = [module for module in inside if set(tensors) <= set(module.state_dict())][-1]
-    return _TorchModel(network) if file_format == "torch" else _PaddleModel(network)
+    around = [module for module in inside if any(one is network for _, one in getattr(module, parts)())]
+    return (_TorchModel if file_format == "torch" else _PaddleModel)([*around, network])
 
 
 class _ModuleTree(LiveModel):
-    """What PyTorch and Paddle have in common: modules by path, and a training mode each."""
+    """What PyTorch and Paddle have in common: modules by path, and a training mode each.
+
+    Args:
+        chain: the model that was given, what it holds the network in, and the network itself.
+    """
 
     separator = "."
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._first = next(value for value in model.state_dict().values() if "float" in str(value.dtype))
+    def __init__(self, chain: Sequence[Any]) -> None:
+        self._chain, self._model = chain, chain[-1]
+        self._first = next(value for value in self._model.state_dict().values() if "float" in str(value.dtype))
         self.dtype = str(self._first.dtype).rpartition(".")[2]
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Evaluation mode; afterwards each module has its own mode again, because parts may be frozen."""
-        modes = [(module, module.training) for module in (self._model, *self.modules.values())]
-        self._model.eval()
+        modes = [(module, module.training) for module in (*self._chain, *self._all_modules())]
+        self._chain[0].eval()
         try:
             yield
         finally:
             for module, mode in modes:
                 module.training = mode
+
+    def _returned(self, image: Any) -> Any:
+        """What the model returns; a training module that does nothing when it is called is seen through."""
+        for model in self._chain[:-1]:
+            # What is compiled runs no hooks, and returns what the module within does.
+            if type(model).__name__ != "OptimizedModule":
+                with contextlib.suppress(NotImplementedError):
+                    return model(image)
+            name = type(model).__name__
+            self.notes += (f"not run: {name}, which is around the network; give the model that you call",)
+        return self._model(image)
+
+    @abstractmethod
+    def _all_modules(self) -> Iterator[Any]: ...
 
     def _watch(self, register: str, watched: Collection[str], take: Take) -> contextlib.ExitStack:
         stack = contextlib.ExitStack()
@@ -138,29 +159,35 @@ class _ModuleTree(LiveModel):
 class _TorchModel(_ModuleTree):
     epsilon_name, exact = "eps", True
 
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
+    def __init__(self, chain: Sequence[Any]) -> None:
+        super().__init__(chain)
         self.backend = resolve("torch")
-        self.modules = {name: module for name, module in model.named_modules() if name}
+        self.modules = {name: module for name, module in self._model.named_modules() if name}
+
+    def _all_modules(self) -> Iterator[Any]:
+        return iter(self._chain[0].modules())
 
     def _run(self, x: np.ndarray, watched: Collection[str], take: Take) -> Any:
         torch = sys.modules["torch"]
         image = torch.from_numpy(np.ascontiguousarray(x)).to(device=self._first.device, dtype=self._first.dtype)
         with self._evaluating(), self._watch("register_forward_hook", watched, take), torch.no_grad():
-            return _arrays(self._model(image))
+            return _arrays(self._returned(image))
 
 
 class _PaddleModel(_ModuleTree):
-    def __init__(self, model: Any) -> None:
-        super().__init__(model)
+    def __init__(self, chain: Sequence[Any]) -> None:
+        super().__init__(chain)
         self.backend = resolve("paddle")
-        self.modules = dict(model.named_sublayers())
+        self.modules = dict(self._model.named_sublayers())
+
+    def _all_modules(self) -> Iterator[Any]:
+        return iter(self._chain[0].sublayers(include_self=True))
 
     def _run(self, x: np.ndarray, watched: Collection[str], take: Take) -> Any:
         paddle = sys.modules["paddle"]
         image = paddle.to_tensor(np.ascontiguousarray(x), dtype=self.dtype, place=self._first.place)
         with self._evaluating(), self._watch("register_forward_post_hook", watched, take), paddle.no_grad():
-            return _arrays(self._model(image))
+            return _arrays(self._returned(image))
 
 
 class _KerasModel(LiveModel):

@@ -118,7 +118,7 @@ def trace_model(
 ) -> ModelTrace:
     """Compare what the modules of a live model give with the numpy referee's nodes in float64, in the order of the graph.
 
-    The model runs once, in evaluation mode, in its own dtype; its values lie in a temporary folder until they are
+    The model that is given runs once, in evaluation mode, in its own dtype, and what it returns is judged too; its values lie in a temporary folder until they are
     compared, so that memory holds two nodes beside what the network itself needs. Errors count from 1e-11 in float64
     and from 2e-5 in float32, in Paddle and Keras always, whose own resizes work in float32 whatever goes in.
 
@@ -185,7 +185,7 @@ def trace_model(
         modules=match.described(),
         unmatched=match.unmatched(),
         outputs=tuple(match.outputs),
-        notes=(*_strangers(checkpoint, known, entries), *match.notes),
+        notes=(*checkpoint.notes, *live.notes, *_strangers(checkpoint, known, entries), *match.notes),
     )
     return _with_suspects(found, graph)
 

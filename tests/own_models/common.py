@@ -59,5 +59,6 @@ def each(make: Callable[[], Any], faults: dict[str, Callable[[Any], Any]], **opt
     results = {}
     for name, put in faults.items():
         model = make()
-        results[name] = attempt(put(model) or model, **options)
+        made = put(model)
+        results[name] = attempt(model if made is None else made, **options)
     return results

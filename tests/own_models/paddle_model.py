@@ -180,6 +180,17 @@ def scores(model):
     model.forward = lambda x: [model.head(model.backbone(x))]
 
 
+class Around(nn.Layer):
+    """What a product calls: the network, and something done with what it returns."""
+
+    def __init__(self, net, factor):
+        super().__init__()
+        self.net, self.factor = net, factor
+
+    def forward(self, x):
+        return [one * self.factor for one in self.net(x)]
+
+
 FAULTS = {
     "right": lambda model: None,
     "dilation": dilation,
@@ -191,6 +202,8 @@ FAULTS = {
     "relu6": relu6,
     "scores alone": scores,
     "wrapped": paddle.DataParallel,
+    "around": lambda model: Around(model, 1),
+    "doubled around": lambda model: Around(model, 2),
 }
 results = common.each(make, FAULTS, spec=SPEC)
 model = make()

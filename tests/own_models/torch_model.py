@@ -116,6 +116,17 @@ class Lightning(nn.Module):
         self.model, self.criterion = model, nn.CrossEntropyLoss(weight=torch.ones(5))
 
 
+class Around(nn.Module):
+    """What a product calls: the network, and something done with what it returns."""
+
+    def __init__(self, net, after):
+        super().__init__()
+        self.net, self.after = net, after
+
+    def forward(self, x):
+        return self.after(self.net(x))
+
+
 class AnotherTime(MyDeepLab):
     """Runs a module twice, and its auxiliary head never."""
 
@@ -197,6 +208,13 @@ FAULTS = {
     "half with a rate": lambda model: dilation(model) or model.half(),
     "wrapped": lambda model: nn.DataParallel(Lightning(model).model),
     "in a training module": Lightning,
+    "around": lambda model: Around(model, lambda y: y),
+    "doubled around": lambda model: Around(model, lambda y: {name: one * 2 for name, one in y.items()}),
+    "softmax around": lambda model: Around(model, lambda y: y["out"].softmax(1)),
+    "labels around": lambda model: Around(model, lambda y: y["out"].argmax(1)),
+    "nothing around": lambda model: Around(model, lambda y: None),
+    "fails around": lambda model: Around(model, lambda y: 1 / 0),
+    "compiled": torch.compile,
 }
 
 results = common.each(make, FAULTS, spec=SPEC)
