@@ -102,6 +102,17 @@ def test_it_never_passes_in_silence(report):
     assert "gradients not judged" in summary(nobody, "")
 
 
+def test_another_dtype_than_was_asked_for_passes_nothing(report):
+    """What was compared in float64 in place of float32 is told, and is no pass; it may be a failure."""
+    lower = dataclasses.replace(report, dtype="float32")
+    assert lower.not_judged == ("forward",)
+    made = certificate(lower, DATE)
+    assert made["checks"]["forward"]["verdict"] == "not judged"
+    assert made["checks"]["forward"]["pairs"][0]["passed"]
+    assert "forward not judged" in summary(made, "")
+    assert certificate(with_error(lower, 1.0), DATE)["checks"]["forward"]["verdict"] == "failed"
+
+
 def test_it_does_not_say_where_files_lay(report):
     told = dataclasses.replace(report, model="v3, /home/me/a.pth", weights="/home/me/a.pth")
     assert certificate(told, DATE)["model"] == "v3, a.pth"
@@ -119,6 +130,21 @@ def test_json(report, tmp_path, file):
     assert verify(file, read_certificate(path)) == ""
     write_model(Canonical(SPEC, WEIGHTS), tmp_path / "model.pth")
     assert verify(tmp_path / "model.pth", read_certificate(path)) == ""
+
+
+def test_paths_as_text(report, tmp_path, file):
+    """In any case of letters."""
+    write_certificate(report, str(tmp_path / "a.json"), DATE)
+    assert read_certificate(str(tmp_path / "a.json")) == certificate(report, DATE)
+    check_delivery(str(tmp_path / "b.JSON"))
+    deliver(report, str(tmp_path / "b.JSON"))
+    assert read_certificate(str(tmp_path / "b.JSON"))["verdict"] == "passed"
+    embed(certificate(report, DATE), str(file))
+    assert verify(str(file)) == ""
+    upper = file.rename(tmp_path / "model.SAFETENSORS")
+    check_delivery(str(upper), Canonical(SPEC, WEIGHTS))
+    deliver(report, upper)
+    assert verify(str(upper)) == ""
 
 
 def test_embedding_touches_no_tensor(report, file):
@@ -215,11 +241,32 @@ def test_broken_certificates(text, report, tmp_path, file):
     assert verify(file) == ""
 
 
-@pytest.mark.parametrize("checks", [[], {"forward": {}}, {"forward": {"verdict": 1, "pairs": []}}, {"a": {"verdict": "", "pairs": [1]}}, {"a": {"verdict": "", "pairs": [{"error": 10**400}]}}])  # fmt: skip
+@pytest.mark.parametrize("checks", [[], {}, {"forward": {}}, {"forward": {"verdict": 1, "pairs": []}}, {"a": {"verdict": "", "pairs": [1]}}, {"a": {"verdict": "", "pairs": [{"error": 10**400}]}}])  # fmt: skip
 def test_certificates_of_another_form(checks, report, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({**certificate(report, DATE), "checks": checks}))
     with pytest.raises(FormatError, match="lacks what every one has"):
         read_certificate(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("error", ["NaN", "Infinity", "-Infinity", "-1e-9", "1e999"])
+def test_errors_that_no_run_gives(error, report, tmp_path):
+    text = json.dumps(certificate(with_error(report, 0.5), DATE)).replace("0.5", error)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(FormatError, match=r"error of forward = -?(nan|inf|1e-09): expected a finite number of at"):
+        read_certificate(tmp_path / "a.json")
+
+
+def test_verdicts_that_no_run_gives(report, tmp_path):
+    made = certificate(report, DATE)
+    checks = {"forward": {**made["checks"]["forward"], "verdict": "fine"}}
+    for change, match in (
+        ({"verdict": "\x1b[2J"}, r"verdict of the certificate = \\x1b\[2J: expected passed or failed; make it again"),
+        ({"verdict": "not judged"}, "= not judged: expected passed or failed"),
+        ({"checks": checks}, "verdict of forward = fine: expected passed or failed or not judged"),
+    ):
+        (tmp_path / "a.json").write_text(json.dumps({**made, **change}))
+        with pytest.raises(FormatError, match=match):
+            read_certificate(tmp_path / "a.json")
 
 
 def test_files_that_are_none(tmp_path, file):
@@ -258,7 +305,7 @@ def test_inspect(report, file):
     assert data["fits"]
     assert data["weights_sha256"] == report.weights_digest
     wrong = {**WEIGHTS, "classifier.conv.bias": WEIGHTS["classifier.conv.bias"] * np.float32(2)}
-    hostile = {**certificate(report, DATE), "fits": True, "summary": "all is well", "verdict": "\x1b[2J"}
+    hostile = {**certificate(report, DATE), "fits": True, "summary": "all is well", "device": "\x1b[2J"}
     safetensors.write(file, wrong, {**formats.read(file).metadata, KEY: json.dumps(hostile)})
     told = call("inspect", file).stdout
     assert "\x1b" not in told

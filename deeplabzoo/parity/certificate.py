@@ -30,6 +30,8 @@ KEY = "deeplabzoo.certificate"
 """Key of the JSON in a safetensors file's metadata."""
 
 _SUFFIXES = (".json", ".safetensors")
+_VERDICTS = ("passed", "failed")
+_NOT_JUDGED = "not judged"
 _TEXTS = ("verdict", "date", "graph_sha256", "weights_sha256", "dtype", "device")
 _LARGEST = 1_000_000  # bytes; a certificate takes a few thousand
 
@@ -78,13 +80,13 @@ def certificate(report: Report, date: datetime.datetime) -> dict[str, Any]:
     }
 
 
-def write_certificate(report: Report, path: Path, date: datetime.datetime) -> None:
+def write_certificate(report: Report, path: str | Path, date: datetime.datetime) -> None:
     """Write the certificate of a report as a JSON file, replacing what is there; `OutputError` where that can't be."""
-    with beside_then_rename(path) as beside:
+    with beside_then_rename(Path(path)) as beside:
         beside.write_text(json.dumps(certificate(report, date), indent=1) + "\n", encoding="utf-8")
 
 
-def embed(made: Mapping[str, Any], path: Path) -> None:
+def embed(made: Mapping[str, Any], path: str | Path) -> None:
     """Put a certificate into the metadata of the safetensors file that it is of; tensors and other metadata stay.
 
     An older certificate is replaced.
@@ -94,6 +96,7 @@ def embed(made: Mapping[str, Any], path: Path) -> None:
         FormatError, LayoutError: the file can't be read.
         OutputError: it can't be written.
     """
+    path = Path(path)
     checkpoint = _safetensors(path)
     if problem := _misfit(made, path):
         raise WeightsError(f"{path}: {problem}; judge this file, with --weights {path}, and embed that certificate")
@@ -103,13 +106,14 @@ def embed(made: Mapping[str, Any], path: Path) -> None:
         )
 
 
-def read_certificate(path: Path) -> dict[str, Any] | None:
-    """The certificate in a JSON file or in the metadata of a weights file; none where it holds none.
+def read_certificate(path: str | Path) -> dict[str, Any] | None:
+    """The certificate in a `.json` file or in the metadata of a weights file; none where it holds none.
 
     Raises:
         FormatError: the file can't be read, or what it holds is no certificate of this version.
     """
-    if path.suffix != ".json":
+    path = Path(path)
+    if path.suffix.lower() != ".json":
         text = formats.read(path).metadata.get(KEY)
         return None if text is None else _parsed(text, path)
     try:
@@ -120,7 +124,7 @@ def read_certificate(path: Path) -> dict[str, Any] | None:
         raise FormatError(f"{path}: the certificate can't be read: {error}; expected JSON") from None
 
 
-def verify(path: Path, made: Mapping[str, Any] | None = None) -> str:
+def verify(path: str | Path, made: Mapping[str, Any] | None = None) -> str:
     """Why a certificate does not fit the network and the tensors of a weights file, or an empty text where it does.
 
     That it fits says nothing of its verdict.
@@ -133,6 +137,7 @@ def verify(path: Path, made: Mapping[str, Any] | None = None) -> str:
         FormatError: the file can't be read, or has no certificate.
         LayoutError: its tensors can't be told.
     """
+    path = Path(path)
     if made is None:
         made = read_certificate(path)
     if made is None:
@@ -149,7 +154,7 @@ def misfit(made: Mapping[str, Any], graph: Graph, weights: Weights) -> str:
     return ""
 
 
-def check_delivery(path: Path, model: Canonical | None = None) -> None:
+def check_delivery(path: str | Path, model: Canonical | None = None) -> None:
     """Look before a long run whether `deliver` will be able to put its certificate.
 
     Args:
@@ -161,8 +166,8 @@ def check_delivery(path: Path, model: Canonical | None = None) -> None:
         WeightsError: the safetensors file holds another model.
         FormatError, LayoutError: it can't be read.
     """
-    _check_name(path)
-    if path.suffix == ".safetensors":
+    path = Path(path)
+    if _suffix(path) == ".safetensors":
         _safetensors(path)
         held = read_source(path, lazy=True).model
         if model is None or _digests(held.graph, held.weights) != _digests(model.graph, model.weights):
@@ -172,16 +177,16 @@ def check_delivery(path: Path, model: Canonical | None = None) -> None:
             )
 
 
-def deliver(report: Report, path: Path) -> None:
+def deliver(report: Report, path: str | Path) -> None:
     """Write the certificate of a report, of today, to a `.json` file, or embed it in the `.safetensors` file judged.
 
     Raises:
         OutputError: another suffix, or a file that can't be written.
         WeightsError, FormatError, LayoutError: as for `embed`.
     """
-    _check_name(path)
-    today = datetime.datetime.now(datetime.UTC)
-    if path.suffix == ".json":
+    path = Path(path)
+    suffix, today = _suffix(path), datetime.datetime.now(datetime.UTC)
+    if suffix == ".json":
         write_certificate(report, path, today)
     else:
         embed(certificate(report, today), path)
@@ -192,20 +197,26 @@ def summary(made: Mapping[str, Any], problem: str) -> str:
     checks = []
     for name, check in made["checks"].items():
         errors = [pair["error"] for pair in check["pairs"]]
-        largest = "not finite" if None in errors else f"{max(errors):.1e}" if errors else check["verdict"]
-        checks.append(f"{name} {largest}")
+        if check["verdict"] == _NOT_JUDGED or not errors:
+            told = _NOT_JUDGED
+        else:
+            told = "not finite" if None in errors else f"{max(errors):.1e}"
+        checks.append(f"{name} {told}")
     line = f"{made['verdict']} in {made['dtype']} on {made['device']}, {made['date'][:10]}: {', '.join(checks)}"
     return f"{line}; {problem or 'fits the tensors'}"
 
 
-def _check_name(path: Path) -> None:
-    if path.suffix not in _SUFFIXES:
+def _suffix(path: Path) -> str:
+    """Which of the suffixes a certificate can go by, once it was looked at."""
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
         raise OutputError(
             f"certificate {path}: expected .json, which is written, or the .safetensors file that was judged"
-            + near_match(path.suffix, _SUFFIXES)
+            + near_match(suffix, _SUFFIXES)
         )
-    if path.suffix == ".safetensors" and not path.is_file():
+    if suffix == ".safetensors" and not path.is_file():
         raise OutputError(f"certificate {path}: there is no such file to embed it in; expected the weights judged")
+    return suffix
 
 
 def _safetensors(path: Path) -> Checkpoint:
@@ -228,8 +239,9 @@ def _check(report: Report, check: Check) -> dict[str, Any]:
     pairs = dict.fromkeys((row.first, row.second) for row in report.rows if row.check == check)
     worst = [report.worst(check, *pair) for pair in pairs]
     rows = [_row(row) for row in worst if row is not None]
-    verdict = "not judged" if not rows else "passed" if all(row["passed"] for row in rows) else "failed"
-    return {"verdict": verdict, "pairs": rows}
+    # What was made in another dtype, or on another device, than was asked for can fail a check, not pass it.
+    verdict = _NOT_JUDGED if check in report.not_judged else "passed"
+    return {"verdict": verdict if all(row["passed"] for row in rows) else "failed", "pairs": rows}
 
 
 def _row(row: Row) -> dict[str, Any]:
@@ -265,10 +277,12 @@ def _parsed(text: str, path: Path) -> dict[str, Any]:
             f"{path}: a certificate of format {shown(version)}, this version reads {FORMAT_VERSION}; make it again"
         )
     sound = all(isinstance(made.get(name), str) for name in _TEXTS) and isinstance(made.get("checks"), dict)
-    if not sound or not all(_is_check(check) for check in made["checks"].values()):
+    if not sound or not made["checks"] or not all(_is_check(check) for check in made["checks"].values()):
         raise FormatError(
-            f"{path}: the certificate lacks what every one has ({', '.join(_TEXTS)}, checks); make it again"
+            f"{path}: the certificate lacks what every one has ({', '.join(_TEXTS)}, checks with verdict and pairs, at "
+            "least one); make it again"
         )
+    _check_claims(made, path)
     return dict(made)
 
 
@@ -277,3 +291,21 @@ def _is_check(check: object) -> bool:
     if not isinstance(pairs, list) or not isinstance(check, dict) or not isinstance(check.get("verdict"), str):
         return False
     return all(isinstance(pair, dict) and isinstance(pair.get("error", ""), float | None) for pair in pairs)
+
+
+def _check_claims(made: Mapping[str, Any], path: Path) -> None:
+    """`FormatError` for a verdict or an error that no run gives."""
+    claimed: list[tuple[str, str, tuple[str, ...]]] = [("the certificate", made["verdict"], _VERDICTS)]
+    claimed += [(name, check["verdict"], (*_VERDICTS, _NOT_JUDGED)) for name, check in made["checks"].items()]
+    for what, verdict, known in claimed:
+        if verdict not in known:
+            raise FormatError(
+                f"{path}: verdict of {shown(what)} = {shown(verdict)}: expected {' or '.join(known)}; make it again"
+            )
+    for name, check in made["checks"].items():
+        for value in (pair["error"] for pair in check["pairs"]):
+            if value is not None and not 0 <= value < math.inf:  # NaN is neither
+                raise FormatError(
+                    f"{path}: error of {shown(name)} = {value}: expected a finite number of at least 0, or null; make "
+                    "it again"
+                )
