@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from deeplabzoo.errors import OutputError
@@ -90,3 +90,15 @@ def _rename_to_new(beside: Path, target: Path) -> None:
         if target.exists():
             raise FileExistsError(target) from None
         beside.replace(target)
+
+
+def check_not_read(output: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Raise `OutputError` where `output` is a file that is read, which it would replace; links are followed.
+
+    Args:
+        output: what is to be written.
+        inputs: what is read: files, names of published weights, or None.
+    """
+    # Not `Path.resolve`, which fails at links in a circle: what is wrong with an input is told where it is read.
+    if output.exists() and os.path.realpath(output) in {os.path.realpath(one) for one in inputs if one is not None}:
+        raise OutputError(f"output {output} is what is read; give another name")

@@ -27,7 +27,7 @@ from deeplabzoo.cli.common import (
 from deeplabzoo.cli.types import BACKENDS, BOUND, PATH, NamesType, NameType
 
 if TYPE_CHECKING:
-    from deeplabzoo.parity.drift import DriftRow
+    from deeplabzoo.parity.drift import Drift, DriftRow
 
 
 DTYPES = NamesType(NameType("dtype", "DTYPE", ("float64", "float32")), "D,D")
@@ -102,11 +102,16 @@ def record_command(
     Weights are not kept, only their digest. A backend that fails, or is off the numpy referee, is an error.
     """
     one_thread_for_numpy()
-    from deeplabzoo.files import check_output
+    from deeplabzoo.errors import OutputError
+    from deeplabzoo.files import check_not_read, check_output
     from deeplabzoo.models import canonical_model
     from deeplabzoo.parity.golden import record, recorded_rows
 
     check_pythons(pythons, backends)
+    try:
+        check_not_read(output, (weights, words["spec_file"]))
+    except OutputError as error:  # wrong use here
+        raise click.UsageError(f"--{error}") from None
     check_output(output, force=force)
     arch, options = spec_options(**words)
     if weights is not None:
@@ -195,7 +200,7 @@ def check_command(
     bad = [row for row in drift.rows if not row.passed]
     if bad and all(row.kink for row in bad):
         say(f"note: {KINK}" + ("; float64 passed" if any(row.dtype == "float64" for row in drift.rows) else ""))
-    verdict = "passed" if drift.passed else "FAILED"
+    verdict = _verdict(drift)
     if drift.rows:
         worst = max(drift.rows, key=lambda row: row.worst / row.bound)
         drifted = "" if worst.drift is None else f"drift {worst.drift:.1e}, "
@@ -236,6 +241,16 @@ def show_command(file: Path, as_json: bool) -> None:
     print_table(facts.items(), ("golden", str(file)))
     click.echo()
     _print_rows(recorded_rows(golden), replayed=False)
+
+
+def _verdict(drift: Drift) -> str:
+    """The last word; where no row says why it failed, it names who gave none."""
+    if drift.passed:
+        return "passed"
+    if not drift.rows or not all(row.passed for row in drift.rows):
+        return "FAILED"
+    judged = {row.side for row in drift.rows}
+    return "FAILED: " + ", ".join(f"{one} did not {'finish' if one in judged else 'run'}" for one in drift.failures)
 
 
 def _print_rows(rows: Iterable[DriftRow], *, replayed: bool) -> None:

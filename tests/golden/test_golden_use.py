@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -10,9 +11,11 @@ import pytest
 from golden_changes import SIZE, SPEC
 from test_cli import call, fails
 
+from deeplabzoo.cli.golden_command import _verdict
 from deeplabzoo.errors import BackendError, GraphError
 from deeplabzoo.parity import golden as goldens
-from deeplabzoo.parity.golden import check, record
+from deeplabzoo.parity.drift import Drift
+from deeplabzoo.parity.golden import check, record, recorded_rows
 
 
 def test_wrong_words():
@@ -119,6 +122,9 @@ def test_commands(tmp_path):
     assert f"wrote {path}" in result.stderr
     assert result.stdout.splitlines()[2].split()[:4] == ["onnx", "float64", "2x33x49", "out"]
     fails(*words, code=1, match="exists; give another name, or --force")
+    before = spec.read_bytes()
+    fails(*words[:-1], spec, "--force", code=2, match="--output .*spec.toml is what is read; give another name")
+    assert spec.read_bytes() == before
     fails("golden", "record", "--backends", ",", "--output", "x", code=2, match="names none")
     fails("golden", "record", "--backends", "onxn", "--output", "x", code=2, match="did you mean 'onnx'")
     fails(*words, "--force", "--seed", 2**63, code=2, match="--seed")
@@ -138,3 +144,31 @@ def test_commands(tmp_path):
     data = json.loads(call("golden", "show", path, "--json").stdout)
     assert data["spec"] == SPEC.to_dict()
     assert list(tmp_path.glob(".*")) == []
+
+
+def test_weights_are_not_written_over(tmp_path):
+    """They are what the golden is of, and it does not hold them."""
+    path, link = tmp_path / "victim.safetensors", tmp_path / "link"
+    path.write_bytes(b"precious")
+    link.symlink_to(path)
+    for weights, output in (
+        (path, path),
+        (link, path),
+        (path, link),
+        (path, tmp_path / ".." / tmp_path.name / path.name),
+    ):
+        for force in ([], ["--force"]):
+            fails("golden", "record", "--weights", weights, "--backends", "onnx", "--output", output, *force, code=2,
+                  match="--output .* is what is read; give another name")  # fmt: skip
+    assert path.read_bytes() == b"precious"
+
+
+def test_who_died_after_a_part(small):
+    """Every row passes; the last line says why the check did not."""
+    golden, _ = small
+    row = next(recorded_rows(golden))
+    drift = Drift("model", "cpu", (row,), (), {"onnx": "it died", "torch": "absent"}, {})
+    assert _verdict(drift) == "FAILED: onnx did not finish, torch did not run"
+    assert _verdict(dataclasses.replace(drift, failures={})) == "passed"
+    over = dataclasses.replace(row, truth=1.0)
+    assert _verdict(dataclasses.replace(drift, rows=(over,))) == "FAILED"
