@@ -34,7 +34,9 @@ class _Failure(click.ClickException):
     """One of our own errors as a single line on stderr."""
 
     def __init__(self, error: DeepLabZooError) -> None:
-        super().__init__(" ".join(str(error).split()))
+        from deeplabzoo.cli.common import printable  # only here: `--help` stays fast
+
+        super().__init__(printable(" ".join(str(error).split())))
         self.exit_code = error.exit_code  # type: ignore[misc]  # click reads it from the instance
 
 

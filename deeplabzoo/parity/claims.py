@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from deeplabzoo.weights_converter.formats import Flaw, shown
@@ -40,9 +41,9 @@ def number(value: object, what: str) -> float:
 
 
 def words(value: object, what: str) -> str:
-    """Text that is not long."""
-    if not isinstance(value, str) or len(value) > _MOST_TEXT:
-        raise Flaw(f"{what}: expected text of at most {_MOST_TEXT} characters")
+    """Text that is not long, on one line: other characters could move a terminal's cursor or forge a line."""
+    if not isinstance(value, str) or len(value) > _MOST_TEXT or not value.isprintable():
+        raise Flaw(f"{what} = {shown(value)}: expected printable text of at most {_MOST_TEXT} characters on one line")
     return value
 
 
@@ -59,3 +60,14 @@ def words_by_name(value: object, what: str) -> dict[str, str]:
     if len(found) > _MOST_ENTRIES:
         raise Flaw(f"{what}: {len(found)} entries, expected at most {_MOST_ENTRIES}")
     return {words(key, what): words(text, what) for key, text in found.items()}
+
+
+def as_words(text: str) -> str:
+    """Our own text as `words` takes it: what can't be printed is escaped, what is long is cut."""
+    plain = (char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+    return "".join(plain)[:_MOST_TEXT]
+
+
+def as_words_by_name(texts: Mapping[str, str]) -> dict[str, str]:
+    """Our own texts as `words_by_name` takes them."""
+    return {as_words(name): as_words(text) for name, text in texts.items()}

@@ -20,6 +20,7 @@ from deeplabzoo.core.training import EVALUATION, loss_weights
 from deeplabzoo.core.weights import Weights, check_weights, seeded_weights
 from deeplabzoo.errors import BackendError, DeepLabZooError, FormatError, GraphError, WeightsError, WorkerError, unknown
 from deeplabzoo.models import DEVICES, WeightsLike, canonical_model
+from deeplabzoo.parity import claims
 from deeplabzoo.parity.cases import REFEREE, Case, Progress, case_of, default_cases, subject, weights_digest
 from deeplabzoo.parity.compare import BOUNDS, GRADIENT_BOUNDS, error
 from deeplabzoo.parity.drift import KINK, Change, Drift, DriftRow
@@ -100,14 +101,14 @@ def record(
         Input(case, digest, {name: grid_of(shape) for name, shape in output_shapes(it.graph, case).items()})
         for case, digest in zip(cases, _input_digests(exam), strict=True)
     )
-    # The name of a file says enough; where it lay is nobody else's affair.
+    # The name of a file says enough; where it lay is nobody else's affair. It may hold what no golden may.
     source = Path(weights).name if isinstance(weights, str | Path) else it.source
     golden = Golden(
-        it.title.replace(it.source, source),
+        claims.as_words(it.title.replace(it.source, source)),
         it.spec,
         it.graph.digest(),
         weights_digest(it.graph, it.weights),
-        source,
+        claims.as_words(source),
         seed if weights is None else None,
         seed,
         here(),
@@ -155,7 +156,7 @@ def check(
     Raises:
         BackendError: an unknown backend or device, or an interpreter for a backend that takes no part.
         WeightsError: no weights, or others than those of the golden.
-        FormatError: this numpy draws other images.
+        FormatError: this numpy draws other images, or the golden's digest of them is wrong.
     """
     tell, elsewhere = progress or (lambda line: None), by_full_name(pythons)
     chosen = taking_part(golden.backends if backends is None else backends, elsewhere)
@@ -169,8 +170,7 @@ def check(
         if digest != one.digest:
             raise FormatError(
                 f"images and labels of input {one.case}, seed {golden.seed}, have SHA-256 {digest} here and "
-                f"{one.digest} in the golden: numpy {golden.environment.get('numpy', '?')} drew others than "
-                f"{np.__version__} does; use that numpy, or record again"
+                f"{one.digest} in the golden: {_why_others(golden)}"
             )
     rows: list[DriftRow] = []
     changes = list(_changes("", golden.environment, here()))
@@ -206,7 +206,7 @@ def here() -> dict[str, str]:
     with contextlib.suppress(OSError):  # Linux alone has it
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return {**environment(), "processor": name}
+    return claims.as_words_by_name({**environment(), "processor": name})
 
 
 def _check_bounds(bounds: Mapping[Check, float]) -> None:
@@ -260,7 +260,10 @@ def _weights(golden: Golden, graph: Graph, given: WeightsLike | None) -> Weights
     if given is not None:
         values: Weights = canonical_model(golden.spec, weights=given)[0].weights
     elif golden.weights_seed is None:
-        raise WeightsError(f"the golden was recorded with {golden.weights}, which it does not hold: add --weights")
+        raise WeightsError(
+            f"the golden was recorded with {golden.weights}, which it does not hold: give the weights it was recorded "
+            "with (weights=, --weights)"
+        )
     else:
         values = seeded_weights(graph, golden.weights_seed, statistics="lively")
     check_weights(graph, values)
@@ -268,9 +271,21 @@ def _weights(golden: Golden, graph: Graph, given: WeightsLike | None) -> Weights
     if found != golden.weights_digest:
         raise WeightsError(
             f"the weights have SHA-256 {found}, those of the golden ({golden.weights}) {golden.weights_digest}: "
-            + ("numpy draws others by now; record again" if given is None else "give the ones it was recorded with")
+            + (_why_others(golden) if given is None else "give the ones it was recorded with")
         )
     return values
+
+
+def _why_others(golden: Golden) -> str:
+    """Why what is drawn from a seed has another digest than in the golden, and what to do."""
+    drawing = [one for one in _changes("", golden.environment, environment()) if one.what in ("numpy", "deeplabzoo")]
+    if not drawing:
+        return (
+            f"numpy {np.__version__} drew both, so that the digest in the golden is wrong (damaged or forged); record "
+            "again"
+        )
+    told = " and ".join(f"{one.what} {one.then} drew others than {one.now} does" for one in drawing)
+    return f"{told}; use the one it was recorded with, or record again"
 
 
 def _replay(
@@ -301,13 +316,13 @@ def _sketch(
     return Record(
         name,
         dtype,
-        dict(versions or {}),
+        claims.as_words_by_name(versions or {}),
         tuple(sketch_outputs(made, one.grids) for one, made in zip(inputs, answers.outputs, strict=True)),
         tuple(
             sketch_gradients(made, gradient_sizes(exam.graph, one.case))
             for one, made in zip(inputs, answers.gradients, strict=False)
         ),
-        left_out,
+        None if left_out is None else claims.as_words(left_out),
     )
 
 

@@ -25,7 +25,7 @@ from deeplabzoo.errors import GraphError, SpecError
 from deeplabzoo.files import beside_then_rename, check_output
 from deeplabzoo.parity import claims
 from deeplabzoo.parity.cases import REFEREE, Case, case_of
-from deeplabzoo.parity.sketch import GRID, Gradients, Grid, Output, digest_of, gradient_sizes, output_shapes
+from deeplabzoo.parity.sketch import Gradients, Grid, Output, digest_of, gradient_sizes, grid_of, output_shapes
 from deeplabzoo.weights_converter.formats import Flaw, safetensors, shown
 from deeplabzoo.weights_converter.formats._guard import existing_file, reading
 
@@ -46,7 +46,7 @@ class Input:
     Attributes:
         case: batch and size.
         digest: of images and labels, as `sketch.digest_of`.
-        grids: rows and columns of each output that are kept, both borders among them.
+        grids: rows and columns of each output that are kept: those of `sketch.grid_of`.
     """
 
     case: Case
@@ -316,17 +316,13 @@ def _input(graph: Graph, case: Case, entry: Mapping[str, Any]) -> Input:
     for name, shape in output_shapes(graph, case).items():
         axes = claims.items(claims.table(entry["grids"], "grids")[name], "grids", 2)
         if len(axes) != 2:
-            raise Flaw(f"grid of {name}: expected rows and columns")
-        rows, columns = (_places(axis, side) for axis, side in zip(axes, shape[2:], strict=True))
-        grids[name] = rows, columns
+            raise Flaw(f"grid of {name}: {len(axes)} lists, expected rows and columns")
+        grids[name] = grid_of(shape)
+        for axis, places in zip(axes, grids[name], strict=True):
+            # A grid of fewer places would pass what differs at the others.
+            if axis != list(places):
+                raise Flaw(f"grid of {name}, {case}: places {shown(axis)}, expected {shown(places)}; record again")
     return Input(case, claims.digest(entry["sha256"], "inputs: sha256"), grids)
-
-
-def _places(axis: object, side: int) -> tuple[int, ...]:
-    places = [claims.whole(place, "grid", 0) for place in claims.items(axis, "grid", GRID)]
-    if not places or places != sorted(set(places)) or places[-1] >= side:
-        raise Flaw(f"grid {shown(places)}: expected rising places below {side}")
-    return tuple(places)
 
 
 def _record(graph: Graph, inputs: Sequence[Input], number: int, entry: Any, arrays: Mapping[str, np.ndarray]) -> Record:

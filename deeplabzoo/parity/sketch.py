@@ -70,8 +70,14 @@ def gradient_sizes(graph: Graph, case: Case) -> dict[str, int]:
 def grid_of(shape: tuple[int, ...]) -> Grid:
     """Rows and columns that are kept of an output N, C, H, W: evenly spread, with all four borders."""
     most = max(2, min(GRID, math.isqrt(_GRID_VALUES // (shape[0] * shape[1]))))
-    rows, columns = (tuple(map(int, np.linspace(0, side - 1, min(side, most)).round())) for side in shape[2:])
+    rows, columns = (_spread(side, min(side, most)) for side in shape[2:])
     return rows, columns
+
+
+def _spread(side: int, count: int) -> tuple[int, ...]:
+    """Places from 0 to `side` - 1: the same in every version of numpy, because a golden is believed with these alone."""
+    step = (side - 1) / max(count - 1, 1)
+    return tuple(round(place * step) for place in range(count))
 
 
 def sketch_outputs(outputs: Mapping[str, np.ndarray], grids: Mapping[str, Grid]) -> dict[str, Output]:

@@ -150,7 +150,11 @@ def test_claims_of_size(small, tmp_path):
         (lambda data, arrays: data["records"].__delitem__(0), "expected"),
         (lambda data, arrays: arrays["record1.input0.out"].fill(np.nan), "expected finite float64"),
         (lambda data, arrays: arrays["record0.input0.gradients"].fill(-1), "a norm below zero"),
-        (lambda data, arrays: data["inputs"][0]["grids"]["out"][0].reverse(), "expected rising places below 33"),
+        (lambda data, arrays: data["inputs"][0]["grids"]["out"][0].reverse(), r"places \(32, .*, expected \(0, "),
+        (
+            lambda data, arrays: data["inputs"][0]["grids"]["out"].__delitem__(1),
+            "grid of out: 1 lists, expected rows and columns",
+        ),
     ):
         with pytest.raises(FormatError, match=match):
             Golden.load(rewritten(path, change, target))
@@ -166,3 +170,42 @@ def test_claims_of_size(small, tmp_path):
     with pytest.raises(FormatError, match="a golden takes at most"):
         Golden.load(target)
     check_limits(GRAPH, [(2, *SIZE)])
+
+
+def test_a_grid_that_sees_less(small, tmp_path):
+    """One place, with the right value at it, would pass nearly every fault."""
+    _, path = small
+
+    def narrow(data, arrays):
+        rows, columns = data["inputs"][0]["grids"]["out"]
+        del rows[1:], columns[1:]
+        for n in range(3):
+            arrays[f"record{n}.input0.out"] = arrays[f"record{n}.input0.out"][:, :, :1, :1]
+
+    with pytest.raises(FormatError, match=r"grid of out, 2x33x49: places \(0\), expected \(0, 2, 3, .*; record again"):
+        Golden.load(rewritten(path, narrow, tmp_path / "g"))
+
+
+@pytest.mark.parametrize("text", ["\x1b[2Jgone", "seed 0\nError: all is well", "a\u202eb", "\ud800", "x" * 501])
+def test_text_that_is_no_line(small, tmp_path, text):
+    """Nothing of a stranger's moves the cursor or begins a line of its own."""
+    _, path = small
+    ways = (
+        ("weights", lambda data, _: data.update(weights=text, weights_seed=None)),
+        ("model", lambda data, _: data.update(model=text)),
+        ("environment", lambda data, _: data["environment"].update(numpy=text)),
+        ("environment", lambda data, _: data["environment"].update({text: "1"})),
+        ("versions", lambda data, _: data["records"][1]["versions"].update(onnx=text)),
+        ("left_out", lambda data, _: data["records"][1].update(left_out=text)),
+    )
+    for what, change in ways:
+        target = rewritten(path, change, tmp_path / "g")
+        with pytest.raises(FormatError, match=f"{what} = .*: expected printable text of at most 500") as caught:
+            Golden.load(target)
+        assert str(caught.value).isprintable()
+    fails("golden", "check", target, code=1, match="expected printable text")
+
+
+def test_errors_of_the_command_line_are_one_line(tmp_path):
+    result = fails("golden", "show", tmp_path / "a\x1b[2J\u2028b", code=1, match=r"a\\x1b\[2J b: no such file")
+    assert "\x1b" not in result.stderr
