@@ -55,6 +55,12 @@ class Backend:
             {"jax": "jax", "torch": "torch,keras"}.get(self.engine, "keras") if self.folder == "keras" else self.folder
         )
 
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """What pip installs for `modules`, for an environment where this package need not be."""
+        first = dict(zip(self.flags.MODULES, self.flags.DISTRIBUTIONS, strict=False))  # more are others in its place
+        return tuple(first.get(module, module) for module in self.modules)
+
     def missing(self) -> tuple[str, ...]:
         """Modules that are not installed here."""
         return tuple(name for name in self.modules if importlib.util.find_spec(name) is None)

@@ -111,7 +111,7 @@ def _check_installed(backend: Backend) -> None:
     if missing := backend.missing():
         raise BackendError(
             f"interpreter {sys.executable} has no {' and no '.join(missing)}, which backend {backend.name} needs: install "
-            f'it there with {sys.executable} -m pip install "deeplabzoo[{backend.extra}]"'
+            f"it there with {sys.executable} -m pip install {' '.join(backend.distributions)}"
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from helpers import image, lively, small_spec
 
-from deeplabzoo.backends import bootstrap, wire
+from deeplabzoo.backends import bootstrap, resolve, wire
 from deeplabzoo.backends.worker import Worker
 from deeplabzoo.errors import BackendError, WorkerError
 
@@ -283,7 +283,23 @@ def test_an_interpreter_without_the_framework(tmp_path):
         BackendError, match=r"interpreter \S+ has no paddle, which backend paddle needs: .*pip install"
     ) as caught:
         Worker("paddle", python=script(tmp_path, f'PYTHONPATH={tmp_path} exec @PYTHON -S "$@"'), time_limit=30)
-    assert 'deeplabzoo[paddle]"' in one_line(caught)
+    assert one_line(caught).endswith(" -m pip install paddlepaddle")
+
+
+@pytest.mark.parametrize(
+    ("name", "distributions"),
+    [
+        ("torch", "torch"),
+        ("paddle", "paddlepaddle"),
+        ("keras", "keras tensorflow"),
+        ("keras/jax", "keras jax"),
+        ("keras/torch", "keras torch"),
+        ("onnx", "onnx onnxruntime"),
+    ],
+)
+def test_what_pip_installs(name, distributions):
+    """The framework's own distributions: another environment need not have this package, nor its registry."""
+    assert " ".join(resolve(name).distributions) == distributions
 
 
 @pytest.mark.parametrize("path", ["", "/", "/nowhere/python", "/etc/hostname", "a\0b", "x" * 5000])
