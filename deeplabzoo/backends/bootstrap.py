@@ -1,8 +1,12 @@
-"""What a worker's interpreter is told to run first.
+"""What a worker's interpreter is told to run first, and the environment it runs in.
 
-It loads this very package there without putting its folder on the path, which would bring the rest of our site-packages
+The code loads this very package there without putting its folder on the path, which would bring the rest of our site-packages
 along. Python 2 can parse it, so that an old interpreter says that it is old.
 """
+
+from __future__ import annotations
+
+import os
 
 REFUSED = 78
 """Exit status of an interpreter that is not fit and says why in its last line (EX_CONFIG of sysexits.h)."""
@@ -29,3 +33,26 @@ except ImportError as error:
 main(sys.argv[2], sys.argv[3])
 """
 """Its arguments are the package's folder, the backend and the device."""
+
+
+def environment(engine: str, device: str, *, elsewhere: bool) -> dict[str, str]:
+    """Environment variables of a worker's process.
+
+    Args:
+        engine: framework that Keras is to run on.
+        device: `cpu` hides all GPUs.
+        elsewhere: the interpreter is that of another environment.
+    """
+    found = {
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning take the cores from the other workers
+        **os.environ,
+        "KERAS_BACKEND": engine,
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "PYTHONWARNINGS": "ignore",  # a framework's own deprecation notes are not this program's output
+    }
+    if elsewhere:  # these lead to our environment's packages
+        for name in ("PYTHONHOME", "PYTHONPATH"):
+            found.pop(name, None)
+    if device == "cpu":
+        found["CUDA_VISIBLE_DEVICES"] = ""
+    return found

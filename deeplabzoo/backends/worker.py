@@ -13,7 +13,6 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -25,6 +24,7 @@ from typing import Any, BinaryIO, ClassVar, Self
 import numpy as np
 
 from deeplabzoo.backends import Backend, bootstrap, resolve, wire
+from deeplabzoo.backends.worker_log import Log
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.training import EVALUATION, Training
 from deeplabzoo.errors import BackendError, DeepLabZooError, WorkerError
@@ -35,8 +35,7 @@ TIME_LIMIT = 900.0
 _GRACE = 5.0
 """Seconds that a process gets to end by itself."""
 
-_LOG_TAIL = 2**16
-"""Bytes of a dead worker's output that are searched for its last lines."""
+_Message = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 _Message = tuple[dict[str, Any], dict[str, np.ndarray]]
 
@@ -95,8 +94,8 @@ class Worker:
         self.seconds: dict[str, float] = {}
         if python is None:
             self.backend.require()
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = self._start(python)
+        self._log = Log(_binary(self._process.stderr))
         # When a message came, and the message, what is wrong with it, or None for no more.
         self._answers: queue.Queue[tuple[float, _Message | WorkerError | None]] = queue.Queue(1)
         self._closed = False
@@ -217,30 +216,17 @@ class Worker:
 
     def _start(self, python: str | None) -> subprocess.Popen[bytes]:
         home = Path(__file__).parents[1]
-        environment = {
-            "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait by spinning take the cores from the other workers
-            **os.environ,
-            "KERAS_BACKEND": self.backend.engine,
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            "PYTHONWARNINGS": "ignore",  # a framework's own deprecation notes are not this program's output
-        }
-        if python is not None:  # these lead to our environment's packages
-            for name in ("PYTHONHOME", "PYTHONPATH"):
-                environment.pop(name, None)
-        if self.device == "cpu":
-            environment["CUDA_VISIBLE_DEVICES"] = ""
         interpreter = sys.executable if python is None else python
         try:
             return subprocess.Popen(  # noqa: S603 - the interpreter is the caller's own choice
                 [interpreter, "-c", self.bootstrap, str(home), self.backend.name, self.device],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=self._log,
-                env=environment,
+                stderr=subprocess.PIPE,
+                env=bootstrap.environment(self.backend.engine, self.device, elsewhere=python is not None),
                 process_group=0,  # so that what an interpreter's wrapper script starts is ended with it
             )
         except (OSError, TypeError, ValueError) as error:  # no such file, no path at all, a zero byte in it
-            self._log.close()
             reason = getattr(error, "strerror", None) or error
             raise BackendError(
                 f"worker for {self.backend.name}: {interpreter!r} can't be run: {reason}; expected the path of a Python "
@@ -325,12 +311,13 @@ class Worker:
         if self._closed:
             raise WorkerError(f"{self._who} was closed in the middle of {call.name!r}")
         if call.late.is_set():
-            told = f"gave no answer to {call.name!r} in {self.time_limit:g} s and was ended{self._last_words()}"
+            told = f"gave no answer to {call.name!r} in {self.time_limit:g} s and was ended{self._log.last_words()}"
             raise self._fail(WorkerError(f"{self._who} {told}"))
         if answer is None:
             raise self._fail(self._death(call))
         if isinstance(answer, WorkerError):
-            raise self._fail(WorkerError(f"{self._who} {answer}{self._last_words(silent='')}"))
+            self._kill()  # what it says has an end then
+            raise self._fail(WorkerError(f"{self._who} {answer}{self._log.last_words(silent='')}"))
         self._busy = bool(answer[0].get("more"))
         if "error" in answer[0]:
             told = wire.one_line(str(answer[0]["error"]))
@@ -357,21 +344,11 @@ class Worker:
 
     def _death(self, call: _Call) -> DeepLabZooError:
         code = self._wait()
-        lines = self._last_lines()
+        lines = self._log.last_lines()
         if code == bootstrap.REFUSED and call is self._first and lines:
             return BackendError(f"worker for {self.backend.name}: {wire.one_line(lines[-1])}")
-        if code is None:
-            how = "closed its output and was ended"
-        elif code < 0:
-            how = f"died of {_signal_name(-code)}"
-        else:
-            how = f"died with status {code}"
-        if code == -signal.SIGKILL:
-            how += " (most likely because memory ran out: take a smaller image or model)"
-        elif wire.out_of_memory(" ".join(lines)):
-            how += " (memory ran out: take a smaller image or model)"
         wanted = "; expected a Python interpreter" if self._elsewhere and call is self._first else ""
-        return WorkerError(f"{self._who} {how} during {call.name!r}{self._last_words()}{wanted}")
+        return WorkerError(f"{self._who} {self._log.ending(code)} during {call.name!r}{self._log.last_words()}{wanted}")
 
     def _wait(self) -> int | None:
         """The status of a process that is about to end by itself; None where it had to be ended."""
@@ -389,26 +366,6 @@ class Worker:
     def _put_nothing(self) -> None:
         with contextlib.suppress(queue.Full):
             self._answers.put_nowait((time.monotonic(), None))
-
-    def _last_words(self, silent: str = "; it said nothing") -> str:
-        lines = self._last_lines()
-        return f"; its last lines: {wire.one_line(' | '.join(lines))}" if lines else silent
-
-    def _last_lines(self, most: int = 5) -> list[str]:
-        """What the process said last, of a traceback the exception alone."""
-        size = os.fstat(self._log.fileno()).st_size
-        # The process has the same place in the file, so that seeking would move its own.
-        text = os.pread(self._log.fileno(), _LOG_TAIL, max(0, size - _LOG_TAIL)).decode(errors="replace")
-        lines = [line for line in text.splitlines() if line.strip()]
-        plain = [line for line in lines if not line.startswith((" ", "\t", "Traceback "))]
-        return (plain or lines)[-most:]
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time signal
-        return f"signal {number}"
 
 
 def _binary(stream: Any) -> BinaryIO:
