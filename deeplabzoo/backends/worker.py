@@ -96,6 +96,7 @@ class Worker:
             self.backend.require()
         self._process = self._start(python)
         self._log = Log(_binary(self._process.stderr))
+        self._reaping = threading.Lock()  # of the process' number, which is nobody's or another's afterwards
         # When a message came, and the message, what is wrong with it, or None for no more.
         self._answers: queue.Queue[tuple[float, _Message | WorkerError | None]] = queue.Queue(1)
         self._closed = False
@@ -197,12 +198,11 @@ class Worker:
         with contextlib.suppress(OSError):
             _binary(self._process.stdin).close()
         self._wait()
-        with contextlib.suppress(queue.Empty):  # the listener may wait for room for an answer nobody wants
-            while True:
-                self._answers.get_nowait()
         self._listener.join(timeout=_GRACE)  # it holds the other pipe until the process is gone
         if not self._listener.is_alive():
             _binary(self._process.stdout).close()
+        with contextlib.suppress(queue.Empty):
+            self._answers.get_nowait()  # it may be large
         self._put_nothing()  # for a thread that still waits
         self._log.close()
 
@@ -237,17 +237,23 @@ class Worker:
         stream = _binary(self._process.stdout)
         last: WorkerError | None = None
         try:
-            while True:
-                message = wire.receive(stream)
-                self._answers.put((time.monotonic(), message))
-                del message  # else it stays in memory until the next one has come
+            while not self._closed:
+                self._put(wire.receive(stream))
         except WorkerError as error:
             last = error
         except MemoryError:
             last = WorkerError("sent an answer that memory has no room for here: take a smaller image or model")
         except (EOFError, OSError, ValueError):
             pass
-        self._answers.put((time.monotonic(), last))
+        self._put(last)
+
+    def _put(self, answer: _Message | WorkerError | None) -> None:
+        """Wait until somebody has room for what came, or wants nothing any more."""
+        came = time.monotonic()
+        while not self._closed:
+            with contextlib.suppress(queue.Full):
+                self._answers.put((came, answer), timeout=0.1)
+                return
 
     def _ask(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> _Message:
         self.ready()
@@ -352,16 +358,34 @@ class Worker:
 
     def _wait(self) -> int | None:
         """The status of a process that is about to end by itself; None where it had to be ended."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(timeout=min(_GRACE, self.time_limit))
-        self._kill()
-        self._process.wait()
-        return None
+        ended = self._ends_within(min(_GRACE, self.time_limit))
+        self._kill()  # what it started may live on
+        with self._reaping:
+            code = self._process.wait()
+        return code if ended else None
+
+    def _ends_within(self, seconds: float) -> bool:
+        """Whether the process ends in time; it is not reaped, so that its number still is that of its group."""
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13; what a process started lives on there
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+            return self._process.returncode is not None
+        end = time.monotonic() + seconds
+        try:
+            while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+                if time.monotonic() > end:
+                    return False
+                time.sleep(0.005)
+        except ChildProcessError:  # the system or the caller has reaped it
+            self._process.poll()
+        return True
 
     def _kill(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(OSError):  # it is just gone
-                os.killpg(self._process.pid, signal.SIGKILL)
+        """End the process and all that it started."""
+        with self._reaping:
+            if self._process.returncode is None:
+                with contextlib.suppress(OSError):  # it is just gone
+                    os.killpg(self._process.pid, signal.SIGKILL)
 
     def _put_nothing(self) -> None:
         with contextlib.suppress(queue.Full):

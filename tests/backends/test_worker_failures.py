@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import struct
 import subprocess
@@ -319,8 +320,44 @@ def test_a_wrapper_script(tmp_path, model):
     worker.close()
     inner = int((tmp_path / "pid").read_text())
     assert inner != worker._process.pid
+    gone(inner)
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_a_wrapper_script_started(tmp_path, wait):
+    """It lives on after the script, until whoever finds the script ended ends it too."""
+    started = f"sleep 1003 >/dev/null 2>&1 </dev/null & echo $! >{tmp_path / 'pid'}; exit 3"
+    if wait:
+        with pytest.raises(WorkerError, match="died with status 3"):
+            Worker(BACKEND, python=script(tmp_path, started))
+    else:
+        worker = Worker(BACKEND, python=script(tmp_path, started), wait=False)
+        time.sleep(0.5)
+        worker.close()
+    gone(int((tmp_path / "pid").read_text()))
+
+
+def test_a_number_that_was_given_back_is_not_killed(monkeypatch):
+    """It may be somebody else's."""
+    sent = []
+    worker = Worker(BACKEND)
+    monkeypatch.setattr(os, "killpg", lambda *arguments: sent.append(worker._process.returncode))
+    worker.close()
+    assert sent == [None]
+    worker._kill()
+    assert sent == [None]
+
+
+def test_a_system_without_waitid(monkeypatch, tmp_path, model):
+    monkeypatch.delattr(os, "waitid")
+    fails(model, "os._exit(7)", "died with status 7 during 'forward'")
+    with pytest.raises(WorkerError, match="closed its output and was ended"):
+        Worker(BACKEND, python=script(tmp_path, "exec >&-; sleep 60"), time_limit=1)
+
+
+def gone(process):
     deadline = time.monotonic() + 5
-    while Path(f"/proc/{inner}").exists() and "Z" not in Path(f"/proc/{inner}/stat").read_text().split()[2]:
+    while Path(f"/proc/{process}").exists() and "Z" not in Path(f"/proc/{process}/stat").read_text().split()[2]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
@@ -347,6 +384,23 @@ def test_two_threads(model):
         ] * 3
         np.testing.assert_array_equal(found[-1], X)
         np.testing.assert_array_equal(worker.forward(2 * X)["out"], 2 * X)
+
+
+def test_closed_in_the_middle_of_a_trace(model):
+    """The next value has come already, and nobody will ever take it."""
+    with Worker(BACKEND) as worker:
+        worker.load(model.graph, model.weights)
+        values = worker.trace(X)
+        next(values)
+        time.sleep(0.3)
+        start = time.monotonic()
+        worker.close()
+        assert time.monotonic() - start < 1.5
+        assert not worker._listener.is_alive()
+        assert worker._process.stdout.closed
+        assert worker._process.stderr.closed
+        with pytest.raises(WorkerError, match="is closed"):
+            next(values)
 
 
 def test_closed_by_another_thread(model):
