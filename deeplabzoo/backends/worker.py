@@ -8,6 +8,7 @@ own last words, and a call never outlasts its time limit.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import signal
@@ -39,6 +40,20 @@ _Message = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 _Message = tuple[dict[str, Any], dict[str, np.ndarray]]
 
+_Message = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+_Message = tuple[dict[str, Any], dict[str, np.ndarray]]
+
+
+def check_time_limit(seconds: float) -> None:
+    """Refuse what is no time limit.
+
+    Raises:
+        BackendError: not a finite number above 0.
+    """
+    if not 0 < seconds < math.inf:
+        raise BackendError(f"time_limit = {seconds!r}: expected seconds above 0")
+
 
 @dataclass
 class _Call:
@@ -69,7 +84,8 @@ class Worker:
             caller waited.
 
     Raises:
-        BackendError: the backend is unknown, not installed, or has no such device; the interpreter can't be run.
+        BackendError: the backend is unknown, not installed, or has no such device; the interpreter can't be run; the
+            time limit is no finite number above 0.
         WorkerError: the process died while starting, or is none of ours.
     """
 
@@ -85,6 +101,7 @@ class Worker:
         time_limit: float = TIME_LIMIT,
         wait: bool = True,
     ) -> None:
+        check_time_limit(time_limit)
         self.backend: Backend = resolve(backend)
         self.device, self.time_limit = device, time_limit
         self._elsewhere = python is not None
@@ -107,7 +124,7 @@ class Worker:
         self._listener.start()
         self._busy = True
         self._hello: dict[str, Any] | None = None
-        self._first = self._begin("hello", {"call": "hello"})
+        self._first = self._begin("start", {"call": "hello"})
         if wait:
             try:
                 self.ready()
@@ -164,7 +181,7 @@ class Worker:
         """Name and value of every node in the graph's order, one at a time: the worker waits for whoever reads.
 
         A value is sent when the one before it was taken, so that few are in memory at once. Arguments and errors as
-        for `forward`; one who stops in the middle closes the worker.
+        for `forward`. Whoever stops in the middle must close the worker: it stays busy and refuses every other call.
         """
         for header, arrays in self._stream({"call": "trace"}, {"x": x}):
             yield self._field(header, "node"), self._field(arrays, "value")
@@ -290,7 +307,7 @@ class Worker:
                 self._kill()
                 self._put_nothing()
 
-        call = _Call(name, threading.Timer(self.time_limit, end), late)
+        call = _Call(name, threading.Timer(min(self.time_limit, threading.TIMEOUT_MAX), end), late)
         call.watchdog.daemon = True
         call.watchdog.start()
         try:
@@ -311,14 +328,17 @@ class Worker:
         finally:
             call.watchdog.cancel()
         first = call is self._first
-        name = "start" if first else call.name
         # What came before it was asked for cost the caller nothing.
-        self.seconds[name] = self.seconds.get(name, 0.0) + max(0.0, came - call.start)
+        self.seconds[call.name] = self.seconds.get(call.name, 0.0) + max(0.0, came - call.start)
         if self._closed:
             raise WorkerError(f"{self._who} was closed in the middle of {call.name!r}")
         if call.late.is_set():
-            told = f"gave no answer to {call.name!r} in {self.time_limit:g} s and was ended{self._log.last_words()}"
-            raise self._fail(WorkerError(f"{self._who} {told}"))
+            limit = f"{self.time_limit:g} s"
+            what = f"gave no answer to {call.name!r} in {limit} and was ended"
+            if first:
+                what = f"did not start in {limit}: it gave no answer and was ended"
+            advice = "if it needs longer, raise the time limit (time_limit; on the command line --time-limit)"
+            raise self._fail(WorkerError(f"{self._who} {what}{self._log.last_words()}; {advice}"))
         if answer is None:
             raise self._fail(self._death(call))
         if isinstance(answer, WorkerError):

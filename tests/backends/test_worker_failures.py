@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
+import stat
 import struct
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from helpers import image, lively, small_spec
 
 from deeplabzoo.backends import bootstrap, resolve, wire
 from deeplabzoo.backends.worker import Worker
+from deeplabzoo.backends.worker_log import KEPT
 from deeplabzoo.errors import BackendError, WorkerError
 
 BACKEND = "onnx"
@@ -99,7 +102,7 @@ def test_the_sabotage_is_what_fails(model):
 @pytest.mark.parametrize(
     ("code", "match"),
     [
-        ("time.sleep(60)", r"gave no answer to 'forward' in 2\.5 s and was ended"),
+        ("time.sleep(60)", r"gave no answer to 'forward' in 2\.5 s and was ended; .*raise the time limit .*--time-limit"),
         ("os._exit(7)", "died with status 7 during 'forward'; it said nothing"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "died of SIGSEGV during 'forward'"),
         ("os.kill(os.getpid(), signal.SIGKILL)", "died of SIGKILL .most likely because memory ran out.* during"),
@@ -255,13 +258,13 @@ OLD = "import sys; code = sys.argv.pop(2); sys.version_info = (3, 8, 18); sys.ve
 INTERPRETERS = {
     "an old Python": (f'exec @PYTHON -c "{OLD}" "$@"', BackendError, r"interpreter .*python.* is Python 3\.8\.18: expected 3\.11 or later$"),
     "without numpy": ('exec @PYTHON -I -S "$@"', BackendError, "can't load the package: No module named 'numpy'.*-m pip install numpy"),
-    "that ends": ("exit 0", WorkerError, r"\(.*python\) died with status 0 during 'hello'; it said nothing; expected a Python"),
-    "that is none": ('exec /bin/cat "$@"', WorkerError, "died with status 1 during 'hello'; its last lines: .*invalid option"),
+    "that ends": ("exit 0", WorkerError, r"\(.*python\) died with status 0 during 'start'; it said nothing; expected a Python"),
+    "that is none": ('exec /bin/cat "$@"', WorkerError, "died with status 1 during 'start'; its last lines: .*invalid option"),
     "that prints first": ('echo Welcome; exec @PYTHON "$@"', WorkerError, r"expected one that begins with b'DLZ:', received b'Welcome\\n"),
     "without input": ('exec @PYTHON "$@" <&-', WorkerError, "started without standard input, where the calls come from"),
-    "without output": ('exec @PYTHON "$@" >&-', WorkerError, "during 'hello'; "),
-    "that closes its output": ("exec >&-; sleep 60", WorkerError, "closed its output and was ended during 'hello'"),
-    "that hangs": ("sleep 60", WorkerError, r"gave no answer to 'hello' in 2\.5 s and was ended"),
+    "without output": ('exec @PYTHON "$@" >&-', WorkerError, "during 'start'; "),
+    "that closes its output": ("exec >&-; sleep 60", WorkerError, "closed its output and was ended during 'start'"),
+    "that hangs": ("sleep 60", WorkerError, r"did not start in 2\.5 s: it gave no answer and was ended; it said nothing; if it needs longer, raise"),
 }  # fmt: skip
 
 
@@ -362,6 +365,50 @@ def gone(process):
         time.sleep(0.05)
 
 
+def test_an_interpreter_that_never_stops_talking(tmp_path):
+    """Neither memory nor a disk is filled, and nobody waits for room."""
+    tracemalloc.start()
+    try:
+        with Worker(BACKEND, python=script(tmp_path, "yes no room >&2"), time_limit=2, wait=False) as worker:
+            assert stat.S_ISFIFO(os.fstat(worker._process.stderr.fileno()).st_mode)
+            with pytest.raises(WorkerError, match=r"; its last lines: no room \| no room \|.*; if it needs") as caught:
+                worker.ready()
+            assert len(worker._log._kept) == KEPT
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
+    one_line(caught)
+    text = "yes a long way | head -c 50000000 >&2; echo >&2; echo the end >&2; exit 9"
+    with pytest.raises(WorkerError, match=r"status 9 .*: a long way \| .*the end; expected a Python"):
+        Worker(BACKEND, python=script(tmp_path, text), time_limit=30)
+
+
+def test_last_lines_while_somebody_holds_the_pipe(tmp_path):
+    """A process of a group of its own is not ended, and not waited for either."""
+    code = "import os, time; os.setsid(); time.sleep(8)"
+    text = f"@PYTHON -c '{code}' >/dev/null </dev/null & sleep 0.5; echo these >&2; exit 9"
+    worker = Worker(BACKEND, python=script(tmp_path, text), wait=False)
+    start = time.monotonic()
+    with pytest.raises(WorkerError, match="status 9 during 'start'; its last lines: these;"):
+        worker.ready()
+    worker.close()
+    assert time.monotonic() - start < 4
+    assert worker._process.stderr.closed
+
+
+@pytest.mark.parametrize("limit", [0, -1, math.nan, math.inf, -math.inf])
+def test_no_time_limit(limit):
+    with pytest.raises(BackendError, match=rf"^time_limit = {limit}: expected seconds above 0$"):
+        Worker(BACKEND, time_limit=limit)
+
+
+def test_a_time_limit_of_ages():
+    """More than a thread can wait for."""
+    with sabotaged("time.sleep(60)")(BACKEND, time_limit=1e12, wait=False) as worker:
+        time.sleep(0.2)
+        assert worker._first.watchdog.is_alive()
+
+
 def test_two_threads(model):
     """One is served, the other is refused."""
     with during_forward("time.sleep(1); return {'out': x}")(BACKEND) as worker:
@@ -438,7 +485,7 @@ def test_a_start_that_nobody_waits_for(tmp_path, model):
     """The constructor raises nothing then; `ready` and every call do."""
     worker = Worker(BACKEND, python=script(tmp_path, "echo no >&2; exit 5"), wait=False)
     for ask in (worker.ready, lambda: worker.load(model.graph, model.weights), lambda: worker.versions):
-        with pytest.raises(WorkerError, match="died with status 5 during 'hello'; its last lines: no"):
+        with pytest.raises(WorkerError, match="died with status 5 during 'start'; its last lines: no"):
             ask()
     assert not worker.answered
     worker.close()
@@ -451,7 +498,7 @@ def test_a_start_that_nobody_waits_for(tmp_path, model):
 def test_the_start_s_time_runs_without_anyone_waiting():
     with sabotaged("time.sleep(60)")(BACKEND, time_limit=1, wait=False) as worker:
         worker._process.wait(timeout=5)
-        with pytest.raises(WorkerError, match="gave no answer to 'hello' in 1 s"):
+        with pytest.raises(WorkerError, match="did not start in 1 s"):
             worker.ready()
     with Worker(BACKEND, wait=False) as worker:
         deadline = time.monotonic() + 30
