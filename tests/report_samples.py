@@ -78,7 +78,9 @@ def trace(*names: str, blamed: dict[str, str] | None = None) -> Trace:
             made.append(row)
             if blamed and blamed.get(side) == name:
                 guilty[side] = row
-    return Trace("v3+", GRAPH.digest(), "float64", CASES[0], REFEREE, 1e-11, {}, tuple(made), guilty)
+    return Trace(
+        "v3+", GRAPH.digest(), "float64", CASES[0], REFEREE, 1e-11, {}, tuple(made), guilty, outputs=(NODES[-1],)
+    )
 
 
 def photo() -> np.ndarray:

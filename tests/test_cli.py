@@ -370,6 +370,9 @@ WRONG_USE = [
     (("parity", "--device", "gpu", "--dtype", "float64"), 2, "use --dtype float32"),
     (("parity", "--dtype", "float8"), 2, "float16"),
     (("parity", "--size", "axb"), 2, "expected HEIGHTxWIDTH"),
+    (("parity", "--size", "65", "--size", "65x65"), 2, "given twice"),
+    (("parity", "--time-limit", "inf"), 2, "'inf': expected seconds"),
+    (("parity", "--time-limit", "0.5"), 2, "expected seconds, at least 1"),
     (("parity", "--certificate", "a.saftensors"), 2, "expected a name that ends in .json or .safetensors"),
     (("parity", "--trace", "--node", "asp"), 2, "unknown node 'asp'.*did you mean 'aspp'"),
     (("parity", "--backends", "torch", "--python", f"paddle={sys.executable}"), 2, "paddle, which takes no part"),
@@ -438,3 +441,29 @@ def test_a_backend_that_is_not_installed(monkeypatch, folder):
         ),
     ):
         fails(*command, code=1, match=r'needs paddle, not installed here: run pip install "deeplabzoo\[paddle\]"')
+
+
+def test_parity_writes_over_nothing_that_it_reads(tmp_path):
+    spec, photo = tmp_path / "spec.json", tmp_path / "photo.html"
+    spec.write_text(json.dumps(small_spec().to_dict()))
+    photo.write_bytes(b"a photo, let us say")
+    before = spec.read_bytes()
+    common = ("parity", "--spec", spec, "--backends", "onnx", "--size", "33x49")
+    fails(*common, "--certificate", spec, code=2, match="--certificate: output .*spec.json is what is read")
+    fails(*common, "--image", photo, "--report", photo, code=2, match="--report: output .*photo.html is what is read")
+    assert (spec.read_bytes(), photo.read_bytes()) == (before, b"a photo, let us say")
+
+
+def test_files_are_there_before_the_tables(tmp_path, monkeypatch):
+    """A reader of the tables may be gone before their end."""
+    from deeplabzoo.cli import parity_command
+
+    def gone(*_):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(parity_command, "print_table", gone)
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(small_spec().to_dict()))
+    words = ["parity", "--spec", spec, "--backends", "onnx", "--size", "33x49", "--junit", tmp_path / "p.xml"]
+    CliRunner().invoke(main, list(map(str, words)))
+    assert (tmp_path / "p.xml").read_text().startswith("<?xml")

@@ -11,6 +11,7 @@ import pytest
 import report_samples as samples
 
 from deeplabzoo.parity.cases import REFEREE
+from deeplabzoo.parity.html import html
 from deeplabzoo.parity.junit import WORST, junit
 
 SAMPLES = {name: getattr(samples, name)() for name in ("passed", "failed", "hostile")}
@@ -90,6 +91,38 @@ def test_junit_tells_what_failed():
     assert "torch against paddle: out, 2x96x128" in {case.get("name") for case in suites["forward"]}
     properties = {p.get("name"): p.get("value") for p in suites["sides"].iter("property")}
     assert properties["graph_sha256"] == SAMPLES["failed"].graph_digest and properties["torch.torch"] == "3.1.4"
+
+
+def test_errors_that_grow_slowly_are_a_failure():
+    """Nobody is to blame, but what a side returns is over the bound: lines, file and page say why it failed."""
+    report = SAMPLES["passed"]
+    (out,) = report.trace.outputs
+    rows = [
+        dataclasses.replace(row, error=1e-9) if (row.side, row.node) == ("keras", out) else row
+        for row in report.trace.rows
+    ]
+    report = dataclasses.replace(report, trace=dataclasses.replace(report.trace, rows=tuple(rows)))
+    assert not report.passed
+    told = f"errors grow slowly to 1.0e-09 at {out}, which is over the bound"
+    assert any(line.startswith(f"keras: {told}") for line in report.lines())
+    root = ET.fromstring(junit(report))
+    assert (root.get("failures"), root.get("errors")) == ("1", "0")
+    assert root.find(".//failure").get("message").startswith(told)
+    assert told in re.sub("<[^>]*>", "", html(report))
+
+
+def test_what_a_side_spent_stands_where_it_spent_it():
+    report = SAMPLES["passed"]
+    sides = tuple(
+        dataclasses.replace(side, seconds={"start": 4.0, "load": 1.0, "training": 6.0, "trace": 3.0})
+        for side in report.sides
+    )
+    root = ET.fromstring(junit(dataclasses.replace(report, sides=sides)))
+    suites = {suite.get("name").removeprefix("deeplabzoo.parity."): float(suite.get("time")) for suite in root}
+    count = len(sides)
+    assert suites["sides"] == 5 * count
+    assert suites["training"] == pytest.approx(6 * count, abs=0.1)
+    assert suites["trace"] == 3 * count
 
 
 def test_of_many_failures_the_worst_are_listed():

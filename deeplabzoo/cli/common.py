@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -319,7 +320,8 @@ def bar(total: int, label: str) -> Iterator[Any]:
     """A progress bar on stderr for people who watch, nothing where stderr is a file; call it with a step's name."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=label, unit="step", leave=False, disable=None) as progress:
+    # A program started without stderr has None there, of which tqdm knows nothing.
+    with tqdm(total=total, desc=label, unit="step", leave=False, disable=sys.stderr is None or None) as progress:
 
         def step(name: str) -> None:
             progress.set_postfix_str(name)

@@ -21,8 +21,8 @@ from deeplabzoo.cli.common import (
     spec_options,
     tell_assumed,
 )
-from deeplabzoo.cli.types import BACKENDS, BOUND, CHECKS, DTYPE_NAMES, PATH
-from deeplabzoo.errors import GraphError
+from deeplabzoo.cli.types import BACKENDS, BOUND, CHECKS, DTYPE_NAMES, PATH, SECONDS
+from deeplabzoo.errors import GraphError, OutputError
 
 if TYPE_CHECKING:
     from deeplabzoo.core.graph import Graph
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     type=BACKENDS,
     default="torch,paddle,keras",
     show_default=True,
-    help="Backends to compare, with commas between.",
+    help="Backends to compare, with commas between: torch, paddle, keras, keras/jax, keras/torch, onnx.",
 )
 @architecture_options
 @judging_options
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     "bounds",
     type=BOUND,
     multiple=True,
-    help="Largest allowed error, of the forward pass or of another check; repeatable.  [default: 1e-11 in float64, 2e-5 in float32; gradients 1e-9, training 1e-8 in float64]",
+    help="Largest allowed error, of the forward pass or of another check; repeatable.  [default: 1e-11 in float64, 2e-5 in float32; gradients 1e-9 and 5e-2, training 1e-8 and 3e-1]",
 )
 @click.option(
     "--small-rates",
@@ -99,8 +99,8 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--time-limit",
-    type=click.FloatRange(min=1),
-    default=900,
+    type=SECONDS,
+    default="900",
     show_default=True,
     help="Seconds that one call of a backend may take.",
 )
@@ -144,6 +144,8 @@ def command(
 ) -> None:
     """Run one model in isolated workers and compare every output; exit 1 where an error is over the bound.
 
+    Tables go to stdout, the verdict and notes to stderr.
+
     The error of a against b is max|a - b| / max|b|. The referee is a plain numpy reading of the op definitions.
 
     \b
@@ -153,9 +155,11 @@ def command(
     deeplabzoo parity --weights model.safetensors --trace --against exported.pth --backends torch
     """
     one_thread_for_numpy()
+    from deeplabzoo.core.architectures import build_graph
+    from deeplabzoo.core.spec import ArchSpec
     from deeplabzoo.core.training import Training
     from deeplabzoo.models import canonical_model
-    from deeplabzoo.parity.cases import dead_taps, subject
+    from deeplabzoo.parity.cases import called, dead_taps, subject
     from deeplabzoo.parity.run import parity
 
     arch, options = spec_options(**words)
@@ -172,42 +176,41 @@ def command(
     if nodes and not trace:
         raise click.UsageError("--node chooses from what --trace prints: add --trace")
     _check_settings(ctx, checks, bounds)
-    _check_files({"--report": page, "--junit": junit, "--certificate": certificate}, (weights, against, *images))
+    if len(set(sizes)) < len(sizes):
+        raise click.UsageError("--size was given twice with one size: give each once")
+    inputs = (weights, against, words["spec_file"], *images)
+    _check_files({"--report": page, "--junit": junit, "--certificate": certificate}, inputs)
     check_pythons(pythons, names)
     judged = None
     if weights is not None:
-        judged, _ = canonical_model(arch, weights=weights, **options)
+        judged = called(canonical_model(arch, weights=weights, **options)[0], Path(weights).name)
         tell_assumed(judged)
         arch, options = None, {}
     if certificate is not None:
         from deeplabzoo.parity.certificate import check_delivery
 
         check_delivery(certificate, judged)
-    it = subject(arch, weights=judged, seed=seed, narrow=narrow, small_rates=small_rates, **options)
-    chosen = _chosen_nodes(nodes, it.graph)
-    inputs = len(sizes) + len(images) or 2
-    with bar((len(names) + 1) * inputs * len(checks), "parity") as step:
+    it: dict[str, Any] = {"weights": judged, "seed": seed, "narrow": narrow, "small_rates": small_rates, **options}
+    chosen = _chosen_nodes(nodes, subject(arch, **it).graph) if nodes else None
+    with bar((len(names) + 1) * (len(sizes) + len(images) or 2) * len(checks), "parity") as step:
         report = parity(
             arch,
             backends=names,
             dtype=dtype or ("float64" if device == "cpu" else "float32"),
             device=device,
-            weights=judged,
             against=against,
-            seed=seed,
             sizes=sizes or None,
             images=images,
             checks=checks,
             training=Training(steps=steps, batch_norm=batch_norm, dropout=dropout, seed=seed),
             bounds=dict(bounds),
-            narrow=narrow,
-            small_rates=small_rates,
             trace=trace,
             pythons=pythons,
             time_limit=time_limit,
             progress=step,
-            **options,
+            **it,
         )
+    _write(report, page, junit, certificate)  # before a reader of the tables may be gone
     if as_json:
         print_json(report.to_dict())
     else:
@@ -218,9 +221,8 @@ def command(
     if largest is not None and not any(row.case.live for row in report.rows):
         say(
             f"note: no input makes every atrous tap read a real pixel; at {largest} live are of "
-            f"{', '.join(dead_taps(it.graph, largest))}; add a larger --size to judge them all"
+            f"{', '.join(dead_taps(build_graph(ArchSpec.from_dict(report.spec)), largest))}; add a larger --size to judge them all"
         )
-    _write(report, page, junit, certificate)
     if not report.passed:
         ctx.exit(1)
 
@@ -246,7 +248,7 @@ def _check_settings(ctx: click.Context, checks: tuple[str, ...], bounds: tuple[t
 
 def _check_files(outputs: dict[str, Path | None], inputs: tuple[Any, ...]) -> None:
     """A long run should not end at a file that can't be written, nor write over what it has read."""
-    from deeplabzoo.files import check_output
+    from deeplabzoo.files import check_not_read, check_output
 
     seen: dict[Path, str] = {}
     for option, file in outputs.items():
@@ -258,12 +260,16 @@ def _check_files(outputs: dict[str, Path | None], inputs: tuple[Any, ...]) -> No
         check_output(file, force=True)
         if (first := seen.setdefault(file.resolve(), option)) != option:
             raise click.UsageError(f"{first} and {option} are both {file}: give two files")
-        if option != "--certificate" and file.resolve() in {Path(one).resolve() for one in inputs if one is not None}:
-            raise click.UsageError(f"{option} {file} is what the run reads: give another file")
+        if file.suffix.lower() == ".safetensors":  # a certificate, which leaves the tensors as they are
+            continue
+        try:
+            check_not_read(file, inputs)
+        except OutputError as error:
+            raise click.UsageError(f"{option}: {error}") from None
 
 
 def _write(report: Report, page: Path | None, junit: Path | None, certificate: Path | None) -> None:
-    """What was found, once it was printed."""
+    """What was found, in the files asked for."""
     if page is not None:
         from deeplabzoo.parity.html import write_html
 
@@ -281,10 +287,10 @@ def _write(report: Report, page: Path | None, junit: Path | None, certificate: P
         say(f"wrote {certificate}")
 
 
-def _chosen_nodes(names: tuple[str, ...], graph: Graph) -> frozenset[str] | None:
-    """Nodes that `--node` names, alone or by their groups; None for all."""
+def _chosen_nodes(names: tuple[str, ...], graph: Graph) -> frozenset[str]:
+    """Nodes that `--node` names, alone or by their groups."""
     try:
-        return graph.members(names) if names else None
+        return graph.members(names)
     except GraphError as error:
         raise click.UsageError(f"--node: {error}") from None
 

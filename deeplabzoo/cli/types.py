@@ -150,6 +150,20 @@ class BoundType(_Parsed):
         return check or "forward", bound
 
 
+class SecondsType(_Parsed):
+    """A finite number of seconds, at least 1."""
+
+    def parse(self, text: str) -> float:
+        """Seconds."""
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 1 <= seconds < math.inf:
+            raise ValueError(f"{text!r}: expected seconds, at least 1")
+        return seconds
+
+
 BACKEND = NameType("backend", f"[{'|'.join(NAMES)}]", NAMES)
 BACKENDS = NamesType(BACKEND, "B,B,...")
 BOUND = BoundType("bound", "[CHECK=]X")
@@ -159,4 +173,5 @@ FIELD = FieldType("field", "FIELD=VALUE")
 LAYOUT = NameType("layout", "LAYOUT", LAYOUT_NAMES)
 PYTHON = PythonType("python", "BACKEND=PATH")
 SCALES = ScalesType("scales", "S,S,...")
+SECONDS = SecondsType("seconds", "SECONDS")
 SIZE = SizeType("size", "HxW")

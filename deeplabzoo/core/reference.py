@@ -49,7 +49,12 @@ def trace(graph: Graph, weights: Weights, image: Array, *, dtype: str = "float64
         parameters = {suffix: np.asarray(weights[f"{node.name}.{suffix}"]).astype(dtype) for suffix in suffixes}
         return np.asarray(evaluate(node.op, values, parameters))
 
-    for node, value in walk(graph, image.astype(dtype), apply):
+    values = walk(graph, image.astype(dtype), apply)
+    while True:
+        with np.errstate(all="ignore"):  # of what is not finite the values themselves tell
+            node, value = next(values, (None, None))
+        if node is None or value is None:
+            return
         yield node.name, value
 
 

@@ -154,6 +154,7 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     return float(-(picked * counts).sum() / count), gradient * (counts[:, None] / count)
 
 
+@np.errstate(all="ignore")  # of what is not finite the values themselves tell
 def gradients(
     graph: Graph, weights: Weights, image: Array, labels: Array, training: Training = EVALUATION, *, step: int = 0
 ) -> tuple[float, dict[str, Array], dict[str, Array]]:

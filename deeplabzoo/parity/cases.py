@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from deeplabzoo.core.architectures import build_graph
 from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.weights import Weights, plain, seeded_weights
-from deeplabzoo.errors import BackendError, GraphError
+from deeplabzoo.errors import BackendError, GraphError, LayoutError, WeightsError
 from deeplabzoo.models import WeightsLike, canonical_model
 from deeplabzoo.weights_converter.canonical import Canonical
 from deeplabzoo.zoo.models import named_spec
@@ -102,6 +103,36 @@ def subject(
     title += f", channels divided by {narrow}" if narrow > 1 else ""
     title += ", small rates" if small_rates else ""
     return Subject(spec, graph, arrays, title, source, preprocessing)
+
+
+def counterpart(against: WeightsLike, spec: ArchSpec) -> tuple[Canonical, tuple[str, ...]]:
+    """The model to judge against one of `spec`, and notes on what nobody said of it.
+
+    Tensors by our own names with no spec beside them, as a training script saves them, say nothing of strides, rates and
+    the like: that is then taken from `spec`, where they fit it. Other projects' files have their projects' defaults.
+
+    Raises:
+        WeightsError, FormatError, LayoutError, DownloadError: wrong weights.
+    """
+    if isinstance(against, Canonical):
+        return against, ()
+    if isinstance(against, Mapping):
+        return canonical_model(spec, weights=against)[0], ()
+    name = Path(against).name
+    model = called(canonical_model(weights=against)[0], name)
+    assumed = model.card.provenance.get("assumed")
+    if not assumed:
+        return model, ()
+    if model.card.provenance.get("layout") == "deeplabzoo" and model.spec != spec:
+        with contextlib.suppress(LayoutError, WeightsError):
+            fitting = canonical_model(spec, weights=against)[0]
+            return called(fitting, name), (f"{name} has no spec with it: what no tensor tells is as in {spec.title}",)
+    return model, (f"of {name} is assumed, because no tensor tells: {assumed}",)
+
+
+def called(model: Canonical, name: str) -> Canonical:
+    """The model under the name of the file that it was read from just now, not of one that this was made of."""
+    return replace(model, card=replace(model.card, provenance={**model.card.provenance, "source": name}))
 
 
 def _source_of(model: Canonical) -> str:

@@ -20,6 +20,7 @@ from deeplabzoo.parity.html_labels import figures
 from deeplabzoo.parity.html_parts import cell, code, details, prose, table, tag
 from deeplabzoo.parity.html_trace import trace_section
 from deeplabzoo.parity.report import Check, Report, Row, Side
+from deeplabzoo.parity.trace import slowly
 from deeplabzoo.parity.words import (
     LEVELS,
     against,
@@ -141,6 +142,7 @@ def _verdict(report: Report) -> Element:
         largest = max(report.trace.rows, key=lambda row: row.error)
         words = f"the largest is {number(largest.error)}, of {largest.node} in {largest.side}"
         parts.append(tag("p", *prose(f"No node's error jumps; {words}.")))
+    parts += [tag("p", *prose(f"Note: {one_line(note)}.")) for note in report.notes]
     if wrong := [*_wrong(report)]:
         parts.append(tag("ul", *(tag("li", tag("strong", who), *prose(f": {what}")) for who, what in wrong)))
     return tag("section", *parts, id="verdict", class_=f"verdict {'passed' if report.passed else 'failed'}")
@@ -155,6 +157,8 @@ def _wrong(report: Report) -> Iterator[tuple[str, str]]:
         for side, node in report.trace.blamed.items():
             if node is not None:
                 yield side, f"the first node whose error jumps is {node.node}: {number(node.error)} ({node.op})"
+        for side, node in report.trace.grown.items():
+            yield side, slowly(node)
     for row in report.blamed:
         yield row.first, f"{row.check} differ first at {where(row)}: {judged(row.error, row.bound)}"
     for check in report.not_judged:
@@ -272,7 +276,7 @@ def _by_step(rows: Sequence[Row]) -> Element:
                 kinds[_LOSS if row.name == _LOSS else "parameters" if trainable(row.name) else "statistics"].append(row)
             body.append(tag("tr", *pair, cell(str(step), class_="number"), *map(_worst_of, kinds.values())))
         bodies.append(body)
-    heads = ["pair", "step", "loss", "worst parameter", "worst running statistic"]
+    heads = ["pair", "step", "loss", "parameters: worst", "running statistics: worst"]
     return table("Worst error after each training step", heads, bodies)
 
 

@@ -16,12 +16,14 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from deeplabzoo.files import beside_then_rename
 from deeplabzoo.parity.report import Check, Report, Row
+from deeplabzoo.parity.trace import slowly
 from deeplabzoo.parity.words import against, judged, number, one_line, printable, where
 
 WORST = 10
 """Comparisons that the text of a failure lists."""
 
 _PACKAGE = "deeplabzoo.parity"
+_TRACE = "trace"
 
 
 @dataclass
@@ -120,7 +122,7 @@ def _write(suite: Element, classname: str, case: _Case) -> None:
 def _sides(report: Report) -> Iterator[_Case]:
     """Whether each side could be used; its seconds are those it needed before the first check."""
     for side in report.sides:
-        seconds = sum(value for key, value in side.seconds.items() if key not in report.checks)
+        seconds = sum(value for key, value in side.seconds.items() if key not in (*report.checks, _TRACE))
         if side.failure is None:
             yield _Case(side.name, seconds)
         else:
@@ -161,6 +163,7 @@ def _trace(report: Report) -> Iterator[_Case]:
     if report.trace is None:
         return
     failures = report.trace.failures
+    spent = {side.name: side.seconds.get(_TRACE, 0.0) for side in report.sides}
     for side in dict.fromkeys((*report.trace.blamed, *failures)):
         row = report.trace.blamed.get(side)
         if row is not None:
@@ -168,8 +171,10 @@ def _trace(report: Report) -> Iterator[_Case]:
             shape = "x".join(map(str, row.shape))
             values = f"mean {row.mean:.4g}, std {row.std:.4g}, max|a| {row.largest:.4g}"
             text = f"{one_line(row.op)}\nshape {shape}, {values}\ninput {one_line(report.trace.case)}"
-            yield _Case(side, 0.0, "failure", message, text)
+            yield _Case(side, spent.get(side, 0.0), "failure", message, text)
         elif side in failures:
-            yield _Case(side, 0.0, "error", failures[side], failures[side])
+            yield _Case(side, spent.get(side, 0.0), "error", failures[side], failures[side])
+        elif side in report.trace.grown:
+            yield _Case(side, spent.get(side, 0.0), "failure", slowly(report.trace.grown[side]))
         else:
-            yield _Case(side)
+            yield _Case(side, spent.get(side, 0.0))

@@ -50,8 +50,8 @@ class Row:
     Attributes:
         check: `forward`, `gradients` or `training`.
         case: the input.
-        name: what was compared: an output (`out`, `aux`), a parameter or `input` for gradients, a parameter or `loss`
-            for training.
+        name: what was compared: an output (`out`, `aux`); for gradients a parameter, `input` or `loss`; for training a
+            parameter, a running statistic, `loss`, or `update`, what all parameters moved by.
         first: side that was judged.
         second: side it was judged against; `cases.REFEREE` is the truth.
         error: see `parity.compare`; infinite where a value is not finite.
@@ -120,6 +120,7 @@ class Report:
         trace: every node, where it was asked for.
         pictures: where labels differ, for each forward case.
         environment: `machine`, `system`, `python`, `numpy`, `deeplabzoo`.
+        notes: what else is to be known, a line each.
     """
 
     model: str
@@ -136,6 +137,7 @@ class Report:
     trace: Trace | None = field(default=None, repr=False)
     pictures: tuple[Picture, ...] = field(default=(), repr=False)
     environment: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def failures(self) -> dict[str, str]:
@@ -171,7 +173,7 @@ class Report:
             if (worst := self.worst(check)) is not None:
                 step = "" if worst.step is None else f" after step {worst.step}"
                 told.append(
-                    f"{check}: largest error {worst.error:.1e}, bound {worst.bound:g}, at {worst.name}{step} "
+                    f"{check}: nearest to its bound {worst.bound:g} is {worst.error:.1e} at {worst.name}{step} "
                     f"({worst.first} against {worst.second}, {worst.case}): {'ok' if worst.passed else 'OVER'}"
                 )
         for row in self.blamed:
@@ -183,6 +185,9 @@ class Report:
         for side in self.sides:
             told += [f"{side.name}: no {check}: {why}" for check, why in side.left_out.items()]
             told += [f"{side.name} FAILED: {side.failure}"] if side.failure is not None else []
+        if self.trace is None and any(row.check == "forward" and not row.passed for row in self.rows):
+            told.append("the forward pass differs: --trace (trace=True) names the node")
+        told += [f"note: {note}" for note in self.notes]
         devices = ", ".join(sorted({side.device_name for side in self.sides if side.device_name})) or self.device
         told.append(f"{self.model}, {self.dtype} on {devices}: {'passed' if self.passed else 'FAILED'}")
         return told
@@ -203,6 +208,7 @@ class Report:
             "environment": dict(self.environment),
             "sides": [_plain(vars(side)) for side in self.sides],
             "rows": [row.to_dict() for row in self.rows],
+            "notes": list(self.notes),
             "blamed": [row.to_dict() for row in self.blamed],
             "trace": None if self.trace is None else self.trace.to_dict(),
             "labels_differ": [

@@ -17,7 +17,17 @@ from deeplabzoo.core.training import Training
 from deeplabzoo.errors import BackendError, GraphError, unknown
 from deeplabzoo.models import DTYPES, WeightsLike, check_runtime
 from deeplabzoo.parity.blame import blamed_parameter
-from deeplabzoo.parity.cases import REFEREE, Case, Progress, Subject, case_of, default_cases, subject, weights_digest
+from deeplabzoo.parity.cases import (
+    REFEREE,
+    Case,
+    Progress,
+    Subject,
+    case_of,
+    counterpart,
+    default_cases,
+    subject,
+    weights_digest,
+)
 from deeplabzoo.parity.judge import (
     Exam,
     compare,
@@ -112,9 +122,12 @@ def parity(
         twice = next(case for case in everything if everything.count(case) > 1)
         raise GraphError(f"input {twice} was given twice: give each size and photo once")
     first = everything[0]
-    theirs = None if against is None else subject(weights=against)
-    if theirs is not None:
-        _check_comparable(it, theirs, first, checks, trace)
+    theirs: Subject | None = None
+    notes: tuple[str, ...] = ()
+    if against is not None:
+        other, notes = counterpart(against, it.spec)
+        theirs = subject(weights=other)
+        _check_comparable(it, theirs, first, checks, trace, notes)
     exam = make_exam(
         it.graph,
         it.weights,
@@ -148,6 +161,7 @@ def parity(
             found,
             tuple(pictures(exam, truths, answers)),
             environment(),
+            notes,
         )
 
 
@@ -189,8 +203,10 @@ def _trace(it: Subject, exam: Exam, team: Team, dtype: str, bound: float | None,
 
 
 def _blamed(it: Subject, rows: Sequence[Row], sides: Sequence[str]) -> Iterator[Row]:
+    # Where the forward pass differs the way back does too, whoever is right there.
+    wrong = {row.first for row in rows if row.check == "forward" and row.second == REFEREE and not row.passed}
     for check in CHECKS[1:]:
-        for side in sides:
+        for side in (side for side in sides if side not in wrong):
             if (row := blamed_parameter(it.graph, rows, check, side, REFEREE)) is not None:
                 yield row
 
@@ -210,10 +226,15 @@ def _backends(names: Sequence[str], pythons: Mapping[str, str], dtype: str, devi
     return chosen
 
 
-def _check_comparable(it: Subject, theirs: Subject, case: Case, checks: Sequence[Check], trace: bool) -> None:
+def _check_comparable(
+    it: Subject, theirs: Subject, case: Case, checks: Sequence[Check], trace: bool, notes: Sequence[str]
+) -> None:
     """`GraphError` where two models have other outputs, parameters or nodes than what is asked compares."""
-    if trace:
-        check_same_nodes(it.graph, theirs.graph)
+    try:
+        if trace:
+            check_same_nodes(it.graph, theirs.graph)
+    except GraphError as error:
+        raise GraphError("; ".join((str(error), *notes))) from None
     sides = []
     for one in (it, theirs):
         shapes = one.graph.shapes(case.height, case.width)
@@ -226,11 +247,13 @@ def _check_comparable(it: Subject, theirs: Subject, case: Case, checks: Sequence
         name = differing[0]
         raise GraphError(
             f"{theirs.title} can't be judged against {it.title}: {name} is {other.get(name, 'not there')}, expected "
-            f"{ours.get(name, 'none')}; give two models of one architecture"
+            f"{ours.get(name, 'none')}; give two models of one architecture" + "".join(f"; {note}" for note in notes)
         )
 
 
 def _limits(bound: float | None, bounds: Mapping[Check, float], checks: Sequence[Check]) -> dict[Check, float]:
+    if isinstance(checks, str):
+        raise BackendError(f"checks = {checks!r}: expected a list of names, such as [{checks!r}]")
     for check in (*checks, *bounds):
         if check not in CHECKS:
             raise BackendError(unknown("check", check, CHECKS))

@@ -15,6 +15,9 @@ from deeplabzoo.parity.cases import Progress
 from deeplabzoo.parity.judge import NO_GRADIENTS, Answers, Exam, answers_of_referee, answers_of_worker
 from deeplabzoo.parity.report import Check, Side
 
+_CHECK_OF_CALL = {"train": "training"}
+"""Where a check is not called as the worker's call that makes it."""
+
 
 def taking_part(names: Sequence[str], pythons: Mapping[str, str]) -> list[Backend]:
     """The backends of a run, each once.
@@ -26,6 +29,8 @@ def taking_part(names: Sequence[str], pythons: Mapping[str, str]) -> list[Backen
     Raises:
         BackendError: an unknown name or none at all, or an interpreter for a backend that takes no part.
     """
+    if isinstance(names, str):
+        raise BackendError(f"backends = {names!r}: expected a list of names, such as [{names!r}]")
     chosen = list(dict.fromkeys(resolve(name) for name in names))
     if not chosen:
         raise BackendError("no backend was named: expected at least one")
@@ -98,7 +103,7 @@ class Player:
             self.device,
             self.worker.device_name if alive else "",
             self.worker.versions if alive else {},
-            dict(self.worker.seconds),
+            {_CHECK_OF_CALL.get(call, call): spent for call, spent in self.worker.seconds.items()},
             self.failure,
             {check: NO_GRADIENTS for check in checks if check in lacks},
         )
