@@ -38,12 +38,6 @@ _GRACE = 5.0
 
 _Message = tuple[dict[str, Any], dict[str, np.ndarray]]
 
-_Message = tuple[dict[str, Any], dict[str, np.ndarray]]
-
-_Message = tuple[dict[str, Any], dict[str, np.ndarray]]
-
-_Message = tuple[dict[str, Any], dict[str, np.ndarray]]
-
 
 def check_time_limit(seconds: float) -> None:
     """Refuse what is no time limit.
