@@ -11,7 +11,7 @@ import numpy as np
 
 from deeplabzoo._version import __version__
 from deeplabzoo.backends import Backend, by_full_name
-from deeplabzoo.backends.worker import TIME_LIMIT
+from deeplabzoo.backends.worker import TIME_LIMIT, check_time_limit
 from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.training import Training
 from deeplabzoo.errors import BackendError, GraphError, unknown
@@ -109,8 +109,7 @@ def parity(
     checks = tuple(check for check in CHECKS if check in checks)  # in their order: training moves the weights
     for check in checks:
         usual_bound(dtype, check)
-    if not time_limit > 0:
-        raise BackendError(f"time_limit = {time_limit!r}: expected seconds above 0")
+    check_time_limit(time_limit)
     it = subject(arch, weights=weights, seed=seed, narrow=narrow, small_rates=small_rates, **options)
     given = None if sizes is None else [case_of(it.graph, 2, *size) for size in sizes]
     cases = default_cases(it.spec) if given is None and not images else given or []
