@@ -20,7 +20,8 @@ from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.core.weights import check_weights, classifier_names, plain, seeded_weights
 from deeplabzoo.errors import BackendError, SpecError, WeightsError, near_match
 from deeplabzoo.weights_converter.canonical import Canonical, Card
-from deeplabzoo.weights_converter.convert import read_source
+from deeplabzoo.weights_converter.layouts.base import described
+from deeplabzoo.weights_converter.source import read_source, still_open
 from deeplabzoo.zoo.fetch import fetch_model
 from deeplabzoo.zoo.models import PRESETS, PUBLISHED, changed, named_spec
 
@@ -120,6 +121,7 @@ def canonical_model(
             raise SpecError(f"arch = {arch!r} was asked for, but the weights are {base.spec.title}; leave it out")
     spec = base.spec if isinstance(weights, Mapping) else changed(base.spec, options)
     model, anew = _with_classes(base, spec, seed, reset_classifier)
+    model = _without_guesses(model, options)
     if isinstance(
         weights, Mapping | Canonical
     ):  # nobody has looked at them yet; with a new classifier the old one's shape is free
@@ -276,6 +278,17 @@ def _with_classes(base: Canonical, spec: ArchSpec, seed: int, reset_classifier: 
         {**base.card.provenance, "classifier": f"initialised anew, seed {seed}"},
     )
     return Canonical(spec, weights, card), anew
+
+
+def _without_guesses(model: Canonical, said: Mapping[str, Any]) -> Canonical:
+    """The model, with no field called an assumption that the caller has just said; the others at their present values."""
+    if not said or not (assumed := model.card.provenance.get("assumed")):
+        return model
+    now = {line.split(" = ")[0]: line for line in described(model.spec.to_dict())}
+    left = "; ".join(still_open(assumed.split("; "), said, now))
+    rest = {name: value for name, value in model.card.provenance.items() if name != "assumed"}
+    card = dataclasses.replace(model.card, provenance={**rest, **({"assumed": left} if left else {})})
+    return dataclasses.replace(model, card=card)
 
 
 def _backend_of(model: Any) -> Backend:

@@ -7,11 +7,12 @@ import struct
 
 import numpy as np
 import pytest
-from helpers import digests, lively
+from helpers import digests, lively, small_spec
 from test_cli import call, fails
 
 from deeplabzoo.cli.types import LAYOUT_NAMES
 from deeplabzoo.core.architectures import build_graph
+from deeplabzoo.models import canonical_model
 from deeplabzoo.weights_converter import formats
 from deeplabzoo.weights_converter.convert import read_source, write_model
 from deeplabzoo.weights_converter.layouts import LAYOUTS
@@ -241,3 +242,16 @@ def test_an_output_that_is_the_source(folder):
         "convert", folder / "tf.ckpt", folder / "tf.ckpt", "--to-layout", "tensorflow", "--force", code=1, match="same"
     )
     fails("convert", folder / "tf.ckpt", folder / "tf.ckpt", "--to-layout", "tensorflow", code=1, match="exists")
+
+
+def test_what_the_caller_says_is_no_longer_assumed(tmp_path):
+    """And rates that follow the stride are told at their present values."""
+    write_model(lively(small_spec()), tmp_path / "a.pth")
+    (tmp_path / "a.pth").rename(tmp_path / "bare.pth")
+    assumed = canonical_model(weights=tmp_path / "bare.pth")[0].card.provenance["assumed"].split("; ")
+    model, _ = canonical_model(weights=tmp_path / "bare.pth", output_stride=8)
+    said = model.card.provenance["assumed"].split("; ")
+    assert "output_stride = 16" in assumed
+    assert not [line for line in said if line.startswith("output_stride")]
+    assert len(said) == len(assumed) - 1
+    assert set(assumed) - set(said) > {"output_stride = 16"}  # the rates

@@ -104,7 +104,7 @@ def test_an_error_is_told_against_its_bound():
     assert share(4e-10, 1e-11) == "40 times" and level(4e-10, 1e-11) == "OVER"
     assert share(3e-3, 1e-11) == "3e8 times" and share(math.inf, 1e-11) == ""
     assert [level(error, 1.0) for error in (0.0, 0.01, 0.02, 0.3, 0.31, 1.0, 1.01, math.inf, math.nan)] == [
-        "far", "far", "below", "below", "near", "near", "OVER", "OVER", "OVER",
+        "clear", "clear", "below", "below", "near", "near", "OVER", "OVER", "OVER",
     ]  # fmt: skip
     assert judged(1e-12, 1e-11) == "1e-12, 10.0 % of the bound 1e-11"
 

@@ -210,7 +210,7 @@ def test_text_stands_out(browser, pages, scheme):
     told += [(selector, colour(browser, selector), card) for selector in ("td", "thead th", "caption", "td.none")]
     told += [
         (s, colour(browser, s), colour(browser, s, "background-color"))
-        for s in (".badge", ".chip.far", ".chip.below", ".chip.near", ".chip.OVER")
+        for s in (".badge", ".chip.clear", ".chip.below", ".chip.near", ".chip.OVER")
     ]
     told += [("verdict", colour(browser, ".verdict p"), colour(browser, ".verdict", "background-color"))]
     told += [(f"text {s}", colour(browser, s, "fill"), card) for s in ("svg .group", ".blame-text", ".bound-text")]

@@ -312,6 +312,6 @@ def _side(side: Side) -> Element:
     versions = ", ".join(f"{name} {version}" for name, version in side.versions.items()) or "unknown"
     seconds = ", ".join(f"{name} {value:.1f}" for name, value in side.seconds.items())
     device = f"{side.dtype} on {side.device}" + (f" ({side.device_name})" if side.device_name else "")
-    word, class_ = ("ok", "chip far") if side.failure is None else ("failed", "chip OVER")
+    word, class_ = ("ok", "chip clear") if side.failure is None else ("failed", "chip OVER")
     words = [cell(text, class_="words") for text in (device, versions, seconds)]
     return tag("tr", cell(side.name, head="row"), *words, cell(tag("span", word, class_=class_)))

@@ -8,10 +8,10 @@ from typing import Literal
 
 from deeplabzoo.parity.report import Row
 
-Level = Literal["far", "below", "near", "OVER"]
+Level = Literal["clear", "below", "near", "OVER"]
 
 LEVELS: dict[Level, str] = {
-    "far": "at most 1 % of the bound",
+    "clear": "at most 1 % of the bound",
     "below": "at most 30 % of it",
     "near": "at most the bound itself",
     "OVER": "over the bound, or not finite",
@@ -77,7 +77,7 @@ def level(error: float, bound: float) -> Level:
     ratio = error / bound
     if not ratio <= 1:
         return "OVER"
-    return "near" if ratio > 0.3 else "below" if ratio > 0.01 else "far"
+    return "near" if ratio > 0.3 else "below" if ratio > 0.01 else "clear"
 
 
 def against(first: str, second: str) -> str:

@@ -101,7 +101,7 @@ def read_source(
     # Last, so that rates asked for are those that come out.
     changed = changed_fields(spec, changes) if changes else spec
     now = {line.split(" = ")[0]: line for line in described(changed.to_dict())}
-    guesses = _still_open(reading.assumed, asked, now)
+    guesses = still_open(reading.assumed, asked, now)
     tensors = _Without(checkpoint.tensors, SPARE) if known.name == "deeplabzoo" else checkpoint.tensors
     taken = to_canonical(tensors, known, reading.spec, checkpoint.format)
     spares: Mapping[str, np.ndarray] = taken.spares
@@ -115,7 +115,7 @@ def read_source(
     kept = found[1] if found else known.card(changed, checkpoint.facts)
     if remembered := kept.provenance.get("assumed"):  # a guess stays one, until somebody says or changes the field
         asked |= {line.split(" = ")[0] for line in (() if preset is None else described(reading.spec.to_dict()))}
-        guesses = _still_open(remembered.split("; "), asked, now)
+        guesses = still_open(remembered.split("; "), asked, now)
         rest = {name: value for name, value in kept.provenance.items() if name != "assumed"}
         kept = dataclasses.replace(kept, provenance={**rest, **({"assumed": "; ".join(guesses)} if guesses else {})})
     card = _card(kept, known, checkpoint, origin, guesses, rows)
@@ -200,8 +200,14 @@ def _opened(source: Any) -> tuple[Checkpoint, str, tuple[ArchSpec, Card] | None]
     )
 
 
-def _still_open(lines: Iterable[str], asked: Collection[str], now: Mapping[str, str]) -> tuple[str, ...]:
-    """What is assumed of fields that nobody asked for, at the fields' present values."""
+def still_open(lines: Iterable[str], asked: Collection[str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """What is assumed of fields that nobody asked for, at the fields' present values.
+
+    Args:
+        lines: `field = value`, as assumed once.
+        asked: fields that somebody has said since.
+        now: `field = value` by field.
+    """
     fields = {line: line.split(" = ")[0] for line in lines}
     return tuple(now.get(field, line) for line, field in fields.items() if field not in asked)
 
