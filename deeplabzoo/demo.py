@@ -62,6 +62,7 @@ class Outcome:
         agreements: (backend, backend, share of pixels with equal labels).
         report: the float64 parity of the same model and weights.
         real: whether the weights are the public checkpoint's.
+        page: the report as a page.
     """
 
     pictures: tuple[Path, ...]
@@ -69,6 +70,7 @@ class Outcome:
     agreements: tuple[tuple[str, str, float], ...]
     report: Report
     real: bool
+    page: Path
 
 
 def run_demo(output: Path, data: Path | None, *, tell: Callable[[str], None], bar: Bar) -> Outcome:
@@ -108,13 +110,13 @@ def run_demo(output: Path, data: Path | None, *, tell: Callable[[str], None], ba
         report = parity(backends=present, weights=model, sizes=PARITY_SIZES, trace=True, progress=step)
     page = output / "parity.html"
     write_html(report, page)
-    tell(f"wrote {page}")
     return Outcome(
         tuple(pictures),
         {name: _score(photos, made, model.spec.num_classes) for name, made in labels.items()},
         tuple((a, b, _agreement(labels[a], labels[b])) for a, b in itertools.combinations(present, 2)),
         report,
         real,
+        page,
     )
 
 

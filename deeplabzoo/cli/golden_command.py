@@ -83,6 +83,7 @@ def command() -> None:
 @_bound_option
 @click.option("--output", type=PATH, required=True, metavar="FILE", help="The golden.")
 @force_option
+@json_option
 def record_command(
     weights: str | None,
     backends: tuple[str, ...],
@@ -95,6 +96,7 @@ def record_command(
     bounds: tuple[tuple[Any, float], ...],
     output: Path,
     force: bool,
+    as_json: bool,
     **words: Any,
 ) -> None:
     """Run a model in every backend and keep outputs on a grid, norms of gradients, digests and versions.
@@ -133,7 +135,10 @@ def record_command(
             **options,
         )
     golden.save(output, force=force)
-    _print_rows(recorded_rows(golden), replayed=False)
+    if as_json:
+        print_json(golden.to_dict())
+    else:
+        _print_rows(recorded_rows(golden), replayed=False)
     for line in dict.fromkeys(f"{one.name}: no gradients: {one.left_out}" for one in golden.records if one.left_out):
         say(f"note: {line}")
     say(f"{golden.model}: wrote {output}, {output.stat().st_size / 1000:.0f} kB")

@@ -122,6 +122,8 @@ def test_commands(tmp_path):
     assert f"wrote {path}" in result.stderr
     assert result.stdout.splitlines()[2].split()[:4] == ["onnx", "float64", "2x33x49", "out"]
     fails(*words, code=1, match="exists; give another name, or --force")
+    told = call(*words, "--dtype", "float64", "--force", "--json")
+    assert json.loads(told.stdout)["spec"] == SPEC.to_dict()
     before = spec.read_bytes()
     fails(*words[:-1], spec, "--force", code=2, match="--output .*spec.toml is what is read; give another name")
     assert spec.read_bytes() == before
