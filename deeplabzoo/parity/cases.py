@@ -155,6 +155,12 @@ def case_of(graph: Graph, batch: int, height: int, width: int) -> Case:
     return Case(batch, height, width, all_taps_live(graph, height, width))
 
 
+def output_shapes(graph: Graph, case: Case) -> dict[str, tuple[int, ...]]:
+    """Shapes of the outputs by name, N, C, H, W."""
+    shapes = graph.shapes(case.height, case.width, case.batch)
+    return {name: shapes[node] for name, node in graph.outputs}
+
+
 def seeded_image(graph: Graph, case: Case, seed: int, place: int = 0) -> np.ndarray:
     """Normal images N, C, H, W in float64 that depend on the seed and the place of the case among its likes."""
     shape = (case.batch, graph.input.op.attributes()["channels"], case.height, case.width)

@@ -21,7 +21,16 @@ from deeplabzoo.core.weights import Weights, check_weights, seeded_weights
 from deeplabzoo.errors import BackendError, DeepLabZooError, FormatError, GraphError, WeightsError, WorkerError, unknown
 from deeplabzoo.models import DEVICES, WeightsLike, canonical_model
 from deeplabzoo.parity import claims
-from deeplabzoo.parity.cases import REFEREE, Case, Progress, case_of, default_cases, subject, weights_digest
+from deeplabzoo.parity.cases import (
+    REFEREE,
+    Case,
+    Progress,
+    case_of,
+    default_cases,
+    output_shapes,
+    subject,
+    weights_digest,
+)
 from deeplabzoo.parity.compare import BOUNDS, GRADIENT_BOUNDS, error
 from deeplabzoo.parity.drift import KINK, Change, Drift, DriftRow
 from deeplabzoo.parity.golden_file import Golden, Input, Record, check_limits
@@ -33,7 +42,6 @@ from deeplabzoo.parity.sketch import (
     gradient_sizes,
     grid_of,
     norm_errors,
-    output_shapes,
     sketch_gradients,
     sketch_outputs,
 )

@@ -24,8 +24,8 @@ from deeplabzoo.core.spec import ArchSpec
 from deeplabzoo.errors import GraphError, SpecError
 from deeplabzoo.files import beside_then_rename, check_output
 from deeplabzoo.parity import claims
-from deeplabzoo.parity.cases import REFEREE, Case, case_of
-from deeplabzoo.parity.sketch import Gradients, Grid, Output, digest_of, gradient_sizes, grid_of, output_shapes
+from deeplabzoo.parity.cases import REFEREE, Case, case_of, output_shapes
+from deeplabzoo.parity.sketch import Gradients, Grid, Output, digest_of, gradient_sizes, grid_of
 from deeplabzoo.weights_converter.formats import Flaw, safetensors, shown
 from deeplabzoo.weights_converter.formats._guard import existing_file, reading
 

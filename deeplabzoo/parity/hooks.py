@@ -122,7 +122,7 @@ class _ModuleTree(LiveModel):
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
         """Evaluation mode; afterwards each module has its own mode again, because parts may be frozen."""
-        modes = [(module, module.training) for module in (*self._chain, *self._all_modules())]
+        modes = [(module, module.training) for module in self._all_modules()]
         self._chain[0].eval()
         try:
             yield

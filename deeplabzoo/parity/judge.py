@@ -20,7 +20,7 @@ from deeplabzoo.core.graph import Graph
 from deeplabzoo.core.training import Training, loss_weights, seeded_labels
 from deeplabzoo.core.weights import Weights
 from deeplabzoo.errors import BackendError, WeightsError, WorkerError
-from deeplabzoo.parity.cases import REFEREE, Case, Progress, seeded_image
+from deeplabzoo.parity.cases import REFEREE, Case, Progress, output_shapes, seeded_image
 from deeplabzoo.parity.compare import (
     BOUNDS,
     GRADIENT_BOUNDS,
@@ -170,7 +170,7 @@ def answers_of_worker(
         for case, image in zip(exam.cases, exam.images, strict=True):
             tell(f"{name}, {case}, forward in {dtype}")
             outputs = worker.forward(image)
-            _check_whole(name, "outputs", _shapes(outputs), _output_shapes(exam.graph, case))
+            _check_whole(name, "outputs", _shapes(outputs), output_shapes(exam.graph, case))
             answers.outputs.append(outputs)
     if not worker.backend.flags.GRADIENTS:
         return
@@ -198,11 +198,6 @@ _Shapes = Mapping[str, tuple[int, ...]]
 
 def _shapes(arrays: Mapping[str, np.ndarray]) -> _Shapes:
     return {name: array.shape for name, array in arrays.items()}
-
-
-def _output_shapes(graph: Graph, case: Case) -> _Shapes:
-    shapes = graph.shapes(case.height, case.width, case.batch)
-    return {name: shapes[node] for name, node in graph.outputs}
 
 
 def _check_whole(name: str, what: str, made: _Shapes, wanted: _Shapes) -> None:

@@ -112,9 +112,9 @@ def trace_model(
 ) -> ModelTrace:
     """Compare what the modules of a live model give with the numpy referee's nodes in float64, in the order of the graph.
 
-    The model that is given runs once, in evaluation mode, in its own dtype, and what it returns is judged too; its values lie in a temporary folder until they are
-    compared, so that memory holds two nodes beside what the network itself needs. Errors count from 1e-11 in float64
-    and from 2e-5 in float32, in Paddle and Keras always, whose own resizes work in float32 whatever goes in.
+    The model that is given runs once, in evaluation mode, in its own dtype, and what it returns is judged too; its
+    values lie in a temporary folder until they are compared, so that memory holds two nodes beside what the network
+    itself needs. Errors count from 1e-11 in float64 and from 2e-5 in float32, in Paddle and Keras always, whose own resizes work in float32 whatever goes in.
 
     Without a spec the network is the one that the layout's project publishes, with the classes and widths that the
     tensors tell: strides, rates and epsilons are not taken from the model, which would judge it by itself. A model of

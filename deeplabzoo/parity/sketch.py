@@ -55,12 +55,6 @@ class Gradients:
     sums: np.ndarray
 
 
-def output_shapes(graph: Graph, case: Case) -> dict[str, tuple[int, ...]]:
-    """Shapes of the outputs by name, N, C, H, W."""
-    shapes = graph.shapes(case.height, case.width, case.batch)
-    return {name: shapes[node] for name, node in graph.outputs}
-
-
 def gradient_sizes(graph: Graph, case: Case) -> dict[str, int]:
     """How many numbers the gradients by each parameter, in canonical order, and by the image have."""
     sizes = {name: math.prod(shape) for name, shape in graph.parameters().items() if trainable(name)}
